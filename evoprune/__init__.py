@@ -1,0 +1,1 @@
+"""evoprune: evolutionary search of sparse neural networks at initialization."""
