@@ -1,0 +1,75 @@
+"""What an engine is: it turns (model, parameters of K individuals) into chunks that map a batch to k outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from evoprune.masks.space import MaskSpace
+from evoprune.registry import Registry
+from evoprune.training.parameters import Parameters
+
+__all__ = ["ENGINES", "Chunk", "Engine"]
+
+
+class Chunk(nn.Module, ABC):
+    """k consecutive individuals as one module; `train()` and `eval()` switch it like any other.
+
+    `leaves` are views of the population's flat parameters: their `.grad` are views of the population's gradients, so a
+    backward pass accumulates in place, whatever the number of chunks.
+    """
+
+    def __init__(self, parameters: Parameters, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop, self.k = start, stop, stop - start
+        self.survivors = {
+            name: _view(value, parameters.span(name, start, stop)) for name, value in parameters.survivors.items()
+        }
+        self.stacked = {name: _view(value, slice(start, stop)) for name, value in parameters.stacked.items()}
+        self.states = {name: value[start:stop] for name, value in parameters.buffers.items()}
+
+    @abstractmethod
+    def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
+        """Outputs `(k, B, …)` of a batch.
+
+        batch: `(B, …)`, the same for all k individuals; with `shared=False` `(k, B, …)`, one batch an individual.
+        """
+
+
+class Engine(ABC):
+    """One way to train a generation. Loss, optimizer, schedule and trace are written once, above it.
+
+    Its constructor raises `UnsupportedLayer`, with a line that names the layer, for a model it cannot run.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, model: nn.Module, space: MaskSpace, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.model, self.space, self.batch_size, self.device, self.dtype = model, space, batch_size, device, dtype
+
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """Individuals a chunk: follows from model, batch and cache, never from K."""
+
+    @property
+    def random(self) -> bool:
+        """Whether a training step may draw random numbers (dropout); the caller then seeds torch before each chunk."""
+        return True
+
+    @abstractmethod
+    def chunk(self, parameters: Parameters, start: int, stop: int) -> Chunk:
+        """Individuals start … stop - 1 of `parameters` as one module."""
+
+
+ENGINES: Registry[type[Engine]] = Registry("engine")
+
+
+def _view(value: Tensor, span: slice) -> Tensor:
+    leaf = value.detach()[span].requires_grad_()
+    assert value.grad is not None
+    leaf.grad = value.grad[span]
+    return leaf

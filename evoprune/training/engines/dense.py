@@ -1,0 +1,57 @@
+"""The dense engine: survivors scattered into stacked dense weights each step, one `torch.func.vmap` over the chunk."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from evoprune.errors import UnsupportedLayer
+from evoprune.masks.space import MaskSpace
+from evoprune.training.engines.base import ENGINES, Chunk, Engine
+from evoprune.training.engines.loop import dense_weights
+from evoprune.training.parameters import Parameters
+
+__all__ = ["DenseEngine"]
+
+CHUNK_WEIGHTS = {"cpu": 4_000_000, "cuda": 400_000_000}
+"""Dense weights a chunk holds at most: their scatter, product and gradient are the working set of a step."""
+
+
+class _DenseChunk(Chunk):
+    def __init__(self, model: nn.Module, space: MaskSpace, parameters: Parameters, start: int, stop: int) -> None:
+        super().__init__(parameters, start, stop)
+        self.model, self.space = model, space
+        self.indices = {name: parameters.indices(name, start, stop) for name in space.names}
+
+    def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
+        weights = {**dense_weights(self, self.indices, self.space), **self.stacked}
+
+        def one(weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor) -> Tensor:
+            output: Tensor = functional_call(self.model, (weights, states), (batch,))
+            return output
+
+        # randomness="same": dropout draws common random numbers for all individuals
+        run = vmap(one, in_dims=(0, 0, None if shared else 0), randomness="same")
+        try:
+            output: Tensor = run(weights, self.states, batch)
+        except RuntimeError as error:
+            if "vmap" in str(error) or "data-dependent control flow" in str(error):
+                raise UnsupportedLayer(f"the dense engine cannot vmap this model ({str(error).splitlines()[0]}): use engine='loop'") from error
+            raise
+        return output
+
+
+@ENGINES.register("dense")
+class DenseEngine(Engine):
+    """Stacked dense weights through vmap, for GPUs, moderate sparsity and any vmappable module."""
+
+    name = "dense"
+
+    @property
+    def rows(self) -> int:
+        limit = CHUNK_WEIGHTS["cuda" if self.device.type == "cuda" else "cpu"]
+        return max(1, min(64, limit // self.space.prunable))
+
+    def chunk(self, parameters: Parameters, start: int, stop: int) -> Chunk:
+        return _DenseChunk(self.model, self.space, parameters, start, stop)
