@@ -7,7 +7,7 @@ ARGS    ?=
 OUT     ?= results/first
 
 BIN     := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 READY   := .venv/.ready
 DOCS    := .venv/.ready-docs
 
@@ -25,7 +25,7 @@ setup: $(READY)  ## make .venv and install evoprune into it, editable, under the
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evoprune needs Python >= 3.11: make PYTHON=python3.11 ...")'
 	@echo "Setting up .venv (once; a few minutes) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@$(INSTALL) --editable '.[dev]'
 	@touch $@
 
