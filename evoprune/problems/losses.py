@@ -1,0 +1,142 @@
+"""Losses of k networks at once, and accuracy."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evoprune.errors import InputError
+from evoprune.registry import Registry
+
+__all__ = ["LOSSES", "Loss", "UserLoss", "accuracy", "find_loss", "hits"]
+
+
+class Loss:
+    """What training minimises.
+
+    name: for people and fingerprints. metric: what is reported beside it, `accuracy` or `mse`.
+    """
+
+    name: str = ""
+    metric: str = "mse"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of `metric` is better."""
+        return self.metric == "accuracy"
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Losses `(k, B)` of outputs `(k, B, …)`, with targets `(B, …)` for all, or `(k, B, …)` with own ones a row."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+LOSSES: Registry[Loss] = Registry("loss")
+
+
+class _CrossEntropy(Loss):
+    """Logits `(k, B, classes)` against int64 class numbers: -log softmax at the class, in nats."""
+
+    name, metric = "cross_entropy", "accuracy"
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        k, samples, classes = outputs.shape
+        flat = targets.expand(k, samples).reshape(-1)
+        return functional.cross_entropy(outputs.reshape(-1, classes), flat, reduction="none").view(k, samples)
+
+
+class _MeanSquaredError(Loss):
+    """Mean over a sample's features of (output - target)^2; both are flattened, so `(B, C, H, W)` meets `(k, B, F)`."""
+
+    name, metric = "mse", "mse"
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        k, samples = outputs.shape[:2]
+        flat = outputs.reshape(k, samples, -1)
+        shared = targets.numel() * k == outputs.numel()
+        return (flat - targets.reshape(1 if shared else k, samples, -1)).square().mean(-1)
+
+
+LOSSES.add("cross_entropy", _CrossEntropy())
+LOSSES.add("mse", _MeanSquaredError())
+
+
+class UserLoss(Loss):
+    """A callable `loss(outputs, targets)` for one network: outputs `(B, …)`, targets `(B, …)`.
+
+    It gives `(B,)` losses, or their mean as a scalar (which every sample of the batch then counts with). It is applied to
+    the k networks by `torch.vmap`, or one by one where that is not possible.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], metric: str) -> None:
+        self.function, self.metric, self.name = function, metric, _name_of(function)
+        self._vmap = True
+
+    def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        k, samples = outputs.shape[:2]
+        own = targets.ndim > 1 and targets.shape[:2] == (k, samples) and self._own(outputs, targets)
+        values = self._apply(outputs, targets, own)
+        if values.shape == (k,):
+            return values[:, None].expand(k, samples)
+        if values.shape != (k, samples):
+            raise InputError(f"the loss {self.name} gives shape {tuple(values.shape[1:])}: return the mean or one loss a sample")
+        return values
+
+    def _own(self, outputs: Tensor, targets: Tensor) -> bool:
+        # (k, B) class numbers of a batch of k·B entries; a shared (B, F) target with B == k and F == B is told by its dtype
+        return not targets.is_floating_point() or targets.ndim == outputs.ndim
+
+    def _apply(self, outputs: Tensor, targets: Tensor, own: bool) -> Tensor:
+        if self._vmap:
+            try:
+                return torch.vmap(self.function, in_dims=(0, 0 if own else None))(outputs, targets)
+            except Exception:  # whatever a user's function does that vmap cannot: the loop decides
+                self._vmap = False
+        try:
+            return torch.stack([self.function(row, targets[i] if own else targets) for i, row in enumerate(outputs)])
+        except Exception as error:
+            raise InputError(
+                f"the loss {self.name} fails ({_line(error)}): let it take (outputs, targets) of one network"
+            ) from error
+
+
+def find_loss(loss: str | Loss | Callable[[Tensor, Tensor], Tensor], metric: str) -> Loss:
+    """A `Loss` from a registered name, a `Loss`, or a callable (whose `metric` is then as given)."""
+    if isinstance(loss, Loss):
+        return loss
+    if isinstance(loss, str):
+        return LOSSES[loss]
+    if callable(loss):
+        return UserLoss(loss, metric)
+    raise InputError(f"loss {loss!r} is not usable: give {' or '.join(LOSSES)}, or a function of (outputs, targets)")
+
+
+def hits(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Whether the largest of outputs `(k, B, classes)` is at the class in targets `(B,)` or `(k, B)`: bool `(k, B)`.
+
+    A NaN among a sample's outputs is no hit.
+    """
+    largest, guess = outputs.max(-1)
+    return (guess == targets) & ~largest.isnan()
+
+
+def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Share of `hits`, float32 `(k,)`, in [0, 1]."""
+    return hits(outputs, targets).float().mean(-1)
+
+
+def _name_of(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return f"{_name_of(function.func)}({', '.join(f'{key}={value!r}' for key, value in function.keywords.items())})"
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def _line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

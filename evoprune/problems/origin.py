@@ -1,0 +1,93 @@
+"""Where a problem's module comes from, and how another seed draws it again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from evoprune import seeds
+from evoprune.errors import InputError
+from evoprune.problems.models import find_model, he_normal_
+
+__all__ = ["Built", "Given", "Named", "Origin", "shapes_of"]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A registered model: He-normal weights, zero biases."""
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: int
+
+    def draw(self, seed: int) -> nn.Module:
+        """A new module with the weights of `seed`."""
+        with seeds.isolated(seed, "model"):  # torch's layers draw weights when they are made; these are drawn over
+            module = find_model(self.name).build(self.inputs, self.outputs)
+        return he_normal_(module, seeds.torch_generator(seed, "weights"))
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A user's callable, called with the global generators seeded."""
+
+    builder: Callable[[], nn.Module]
+
+    @property
+    def name(self) -> str:
+        """The callable's name."""
+        return str(getattr(self.builder, "__name__", type(self.builder).__name__))
+
+    def draw(self, seed: int) -> nn.Module:
+        """What the callable builds for `seed`. Raises `InputError` when it fails or gives no module."""
+        with seeds.isolated(seed, "model"):
+            try:
+                module = self.builder()
+            except Exception as error:
+                what = first_line(error)
+                raise InputError(f"the model builder {self.name} fails ({what}): it is called without arguments") from error
+        if not isinstance(module, nn.Module):
+            raise InputError(f"the model builder {self.name} gives {type(module).__name__}: return a torch.nn.Module")
+        return own_copy(module)
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A user's module, with the weights it has, whatever the seed."""
+
+    module: nn.Module
+
+    @property
+    def name(self) -> str:
+        """The name of its class."""
+        return type(self.module).__name__
+
+    def draw(self, seed: int) -> nn.Module:
+        """A copy of the module."""
+        return own_copy(self.module)
+
+
+Origin = Named | Built | Given
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """A copy on the CPU in float32 that shares nothing with `module`, in the same mode. Raises `InputError`."""
+    try:
+        return copy.deepcopy(module).cpu().float()
+    except Exception as error:
+        raise InputError(
+            f"the module {type(module).__name__} cannot be copied ({first_line(error)}): give a callable that builds it"
+        ) from error
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters and buffers by name."""
+    return {name: tuple(value.shape) for part in (module.named_parameters(), module.named_buffers()) for name, value in part}
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
