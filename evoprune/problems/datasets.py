@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from evoprune.errors import DamagedFile
+from evoprune.problems import cifar
 from evoprune.problems.arrays import Array, Arrays
 from evoprune.problems.fetch import Source, locate
 from evoprune.problems.files import read_idx
@@ -80,6 +81,12 @@ def fashion_mnist(root: Path | None = None) -> Arrays:
 def kmnist(root: Path | None = None) -> Arrays:
     """70,000 cursive Japanese characters of 28x28 pixels, 10 classes, 10,000 for the test (CODH; CC BY-SA 4.0)"""
     return idx_images("kmnist", KMNIST, root)
+
+
+@DATASETS.register("cifar10")
+def cifar10(root: Path | None = None) -> Arrays:
+    """60,000 colour pictures of 32x32 pixels, 10 classes, 10,000 for the test (A. Krizhevsky; no licence stated)"""
+    return cifar.load(root)
 
 
 def idx_images(name: str, source: Source, root: Path | None, *, base_url: str | None = None) -> Arrays:

@@ -62,7 +62,8 @@ def _fetch(url: str, source: Source, name: str, folder: Path) -> Path:
     import requests
 
     known_hash = source.hashes[name]
-    otherwise = f"put it into {source.folder}/ below a folder of yours, and name that by --data-root or EVOPRUNE_DATA"
+    place = f"{source.folder}/{name}".lstrip("/")
+    otherwise = f"put it at {place} below a folder of yours, and name that by --data-root or EVOPRUNE_DATA"
     logger = pooch.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # what goes wrong is said once, below
