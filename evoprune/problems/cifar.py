@@ -14,7 +14,7 @@ import numpy as np
 from evoprune.errors import DamagedFile
 from evoprune.problems.arrays import Array, Arrays
 from evoprune.problems.fetch import Source, locate
-from evoprune.problems.files import AGAIN, check_hash, read_bytes
+from evoprune.problems.files import AGAIN, check_hash, first_line, read_bytes
 
 __all__ = ["CIFAR10", "PICKLES", "read_archive", "read_binary_folder", "read_pickle_folder", "read_pickled_batch"]
 
@@ -87,8 +87,7 @@ def read_pickled_batch(path: Path, known_hash: str, records: int) -> Batch:
         pixels, labels = batch[b"data"], np.asarray(batch[b"labels"], dtype=np.int64)
         raw, shape = bytes(pixels.raw), tuple(pixels.shape)
     except Exception as error:  # a pickle can fail in any way
-        what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedFile(f"{path} is no batch of CIFAR-10 ({what}): {AGAIN}") from None
+        raise DamagedFile(f"{path} is no batch of CIFAR-10 ({first_line(error)}): {AGAIN}") from None
     if shape != (records, PIXELS) or len(raw) != prod(shape) or labels.shape != (records,):
         raise DamagedFile(f"{path} holds pixels {shape} and labels {labels.shape}, {records} of each are expected: {AGAIN}")
     return np.frombuffer(raw, dtype=np.uint8).reshape(-1, 3, 32, 32), _checked(labels, path)

@@ -14,7 +14,7 @@ import numpy as np
 from evoprune.errors import DamagedFile, InputError
 from evoprune.problems.arrays import Array
 
-__all__ = ["check_hash", "read_bytes", "read_idx", "read_npz"]
+__all__ = ["check_hash", "first_line", "read_bytes", "read_idx", "read_npz"]
 
 AGAIN = "delete it and fetch it again"
 
@@ -67,14 +67,15 @@ def read_npz(path: Path) -> dict[str, Array]:
                 raise DamagedFile(f"{path} is a single array, not an .npz archive: save it with numpy.savez")
             return {key: archive[key] for key in archive.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
-        raise DamagedFile(f"{path} is damaged ({_line(error)}): write it again with numpy.savez") from None
+        raise DamagedFile(f"{path} is damaged ({first_line(error)}): write it again with numpy.savez") from None
     except PermissionError:
         raise InputError(f"{path} cannot be read: check its permissions") from None
     except (ValueError, OSError) as error:
         if "Object arrays" in str(error):
             raise InputError(f"{path} holds an array of objects, which is never unpickled: save plain numbers") from None
-        raise DamagedFile(f"{path} is no .npz archive ({_line(error)}): write it with numpy.savez") from None
+        raise DamagedFile(f"{path} is no .npz archive ({first_line(error)}): write it with numpy.savez") from None
 
 
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

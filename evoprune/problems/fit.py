@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.problems.data import Data
+from evoprune.problems.files import first_line
 from evoprune.problems.losses import LOSSES, Loss
 from evoprune.problems.models import find_model
-from evoprune.problems.origin import first_line
 
 __all__ = ["check_fit", "outputs_of", "task_of"]
 
@@ -72,7 +72,8 @@ def check_fit(module: nn.Module, data: Data, task: str, loss: Loss) -> int:
     elif shape[:1] != (len(inputs),) or outputs.numel() != goals.numel():
         whole = "inputs" if task == RECONSTRUCTION else "labels"
         raise InputError(f"the model gives shape {shape} for {whole} of shape {tuple(goals.shape)}: for {task} they must agree")
-    loss.per_sample(outputs[None], goals)
+    with seeds.isolated():
+        loss.per_sample(outputs[None], goals)
     return prod(shape[1:])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evoprune.errors import InputError
+from evoprune.problems.files import first_line
 from evoprune.registry import Registry
 
 __all__ = ["LOSSES", "Loss", "UserLoss", "accuracy", "find_loss", "hits"]
@@ -76,7 +77,8 @@ class UserLoss(Loss):
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor], metric: str) -> None:
-        self.function, self.metric, self.name = function, metric, _name_of(function)
+        self.function, self.metric = function, metric
+        self.name = f"custom:{_name_of(function)}"  # never the name of a registered one
         self._vmap = True
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,7 +88,8 @@ class UserLoss(Loss):
         if values.shape == (k,):
             return values[:, None].expand(k, samples)
         if values.shape != (k, samples):
-            raise InputError(f"the loss {self.name} gives shape {tuple(values.shape[1:])}: return the mean or one loss a sample")
+            shape = tuple(values.shape[1:])
+            raise InputError(f"the loss {_name_of(self.function)} gives shape {shape}: return the mean or one loss a sample")
         return values
 
     def _own(self, outputs: Tensor, targets: Tensor) -> bool:
@@ -103,7 +106,7 @@ class UserLoss(Loss):
             return torch.stack([self.function(row, targets[i] if own else targets) for i, row in enumerate(outputs)])
         except Exception as error:
             raise InputError(
-                f"the loss {self.name} fails ({_line(error)}): let it take (outputs, targets) of one network"
+                f"the loss {_name_of(self.function)} fails ({first_line(error)}): let it take (outputs, targets) of one network"
             ) from error
 
 
@@ -136,7 +139,3 @@ def _name_of(function: Any) -> str:
     if isinstance(function, functools.partial):
         return f"{_name_of(function.func)}({', '.join(f'{key}={value!r}' for key, value in function.keywords.items())})"
     return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,6 +10,7 @@ from torch import nn
 
 from evoprune import seeds
 from evoprune.errors import InputError
+from evoprune.problems.files import first_line
 from evoprune.problems.models import find_model, he_normal_
 
 __all__ = ["Built", "Given", "Named", "Origin", "shapes_of"]
@@ -86,8 +87,3 @@ def own_copy(module: nn.Module) -> nn.Module:
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
     """Shapes of all parameters and buffers by name."""
     return {name: tuple(value.shape) for part in (module.named_parameters(), module.named_buffers()) for name, value in part}
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -63,8 +63,10 @@ class Problem:
         self.task = task_of(model, given, loss)
         self._data = given.without_labels() if self.task == RECONSTRUCTION else given
         self.data_name = given.name
+        self._scaling = {"standardize": bool(standardize), "validation": validation}
         self.metric = "accuracy" if self.task == CLASSIFICATION else "mse"
-        self.loss = find_loss(loss or ("cross_entropy" if self.task == CLASSIFICATION else "mse"), self.metric)
+        default = "cross_entropy" if self.task == CLASSIFICATION else "mse"
+        self.loss = find_loss(default if loss is None else loss, self.metric)
         self.input_shape = tuple(self._data.train.inputs.shape[1:])
         self._origin = self._origin_of(model)
         self.model_name = self._origin.name
@@ -161,6 +163,26 @@ class Problem:
                 digest.update(value.contiguous().numpy().tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, in values that JSON can hold; `from_description` makes it again where model, data and loss have names."""
+        data = self._data.source[0] if self._data.source else self.data_name
+        named = {"model": self.model_name, "data": data, "seed": self.seed, "loss": self.loss.name}
+        return {**named, **self._scaling, "task": self.task, "metric": self.metric, "fingerprint": self.fingerprint}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], *, data_root: str | os.PathLike[str] | None = None) -> Problem:
+        """The problem that `describe` described. Raises `InputError` when it has no names to go by, or became another one."""
+        try:
+            keys = ("seed", "loss", "standardize", "validation")
+            problem = cls(
+                description["model"], description["data"], data_root=data_root, **{key: description[key] for key in keys}
+            )
+        except KeyError as error:
+            raise InputError(f"the description of a problem has no {error}: make the problem by hand") from None
+        if problem.fingerprint != description.get("fingerprint"):
+            raise InputError(f"{problem!r} is not the problem that was described: model, data or library have changed")
+        return problem
 
     def _structure(self) -> tuple[Any, ...]:
         text = self.model_name if isinstance(self._origin, Named) else re.sub(r" at 0x[0-9a-f]+", "", repr(self._module))
