@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Generic, TypeVar
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Generic, TypeVar
 
 from evoprune.errors import InputError, UnknownName
 
@@ -45,3 +47,35 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __repr__(self) -> str:
         return f"{self.kind}s: {', '.join(self._entries)}"
+
+
+def one_of(kind: str, value: str, choices: Sequence[str]) -> str:
+    """`value` if it is one of `choices`, else `UnknownName` with the nearest one."""
+    if value not in choices:
+        raise UnknownName(kind, value, choices)
+    return value
+
+
+class _Table(ModuleType):
+    """A module that can be read like the registry it holds."""
+
+    _table: Registry[Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table
+
+
+def as_table(module: str, registry: Registry[Any]) -> None:
+    """Let the module called `module` be subscripted, so that `evoprune.methods["kstarts"]` works though it is a package."""
+    holder = sys.modules[module]
+    holder.__class__ = _Table
+    holder.__dict__["_table"] = registry

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from evoprune.errors import InputError, MaskMismatch
 from evoprune.masks.mask import Indices, Mask, common_space
 
-__all__ = ["Parameters"]
+__all__ = ["Parameters", "Relayout"]
 
 
 class Parameters:
@@ -22,7 +23,7 @@ class Parameters:
         within an owner by index (C order). An optimizer therefore never sees a pruned weight.
     stacked: every other trained parameter as `(K, *shape)`: biases, norms.
     buffers: buffers, and parameters that are not trained, as `(K, *shape)`.
-    initial: the survivors' values before the first step, in the layout of `survivors`.
+    initial: the values of every trained tensor before the first step, in the layout of `survivors` and `stacked`.
     bounds: per prunable layer `(K + 1,)` offsets; individual i owns `survivors[name][bounds[name][i]:bounds[name][i + 1]]`.
 
     Every trained tensor is a leaf that requires a gradient, and its `.grad` always exists (zeros between steps), so that
@@ -80,13 +81,10 @@ class Parameters:
             survivors[name] = cast(torch.cat(pieces))
         others = [name for name in weights[0] if name not in space.index]
         rest = {name: torch.stack([cast(own[name].detach()) for own in weights]) for name in others}
-        return cls(
-            masks,
-            survivors,
-            {name: value for name, value in rest.items() if name in trained},
-            {name: value for name, value in rest.items() if name not in trained},
-            {name: value.clone() for name, value in survivors.items()},
-        )
+        stacked = {name: value for name, value in rest.items() if name in trained}
+        buffers = {name: value for name, value in rest.items() if name not in trained}
+        initial = {name: value.clone() for name, value in {**survivors, **stacked}.items()}
+        return cls(masks, survivors, stacked, buffers, initial)
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -128,32 +126,34 @@ class Parameters:
     def select(self, rows: Sequence[int]) -> tuple[Parameters, Relayout]:
         """Individuals `rows`, in that order; the relayout carries optimizer state along."""
         flat = {name: _ranges(self.bounds[name], rows) for name in self.space.names}
-        return self._moved([self.masks[row] for row in rows], flat, np.asarray(rows, dtype=np.int64))
+        return self._moved([self.masks[row] for row in rows], flat, rows)
 
-    def rewire(self, masks: Sequence[Mask]) -> tuple[Parameters, Relayout]:
-        """The same individuals under other masks: common survivors keep value and state, new ones start at 0."""
-        if len(masks) != len(self):
-            raise InputError(f"{len(masks)} masks for {len(self)} individuals: give one each")
+    def rewire(self, rows: Sequence[int], masks: Sequence[Mask]) -> tuple[Parameters, Relayout]:
+        """Individual `rows[i]` under `masks[i]`: common survivors keep value and state, new ones start at 0."""
+        if len(masks) != len(rows):
+            raise InputError(f"{len(masks)} masks for {len(rows)} individuals: give one each")
         common_space(self.masks[0], *masks)
         flat = {}
         for layer, name in enumerate(self.space.names):
             found = [
-                _positions(new.survivors[layer], old.survivors[layer], int(offset))
-                for new, old, offset in zip(masks, self.masks, self.bounds[name][:-1], strict=True)
+                _positions(mask.survivors[layer], self.masks[row].survivors[layer], int(self.bounds[name][row]))
+                for row, mask in zip(rows, masks, strict=True)
             ]
             flat[name] = np.concatenate(found)
-        return self._moved(masks, flat, np.arange(len(self), dtype=np.int64))
+        return self._moved(masks, flat, rows)
 
-    def _moved(self, masks: Sequence[Mask], flat: Mapping[str, Indices], rows: Indices) -> tuple[Parameters, Relayout]:
+    def _moved(self, masks: Sequence[Mask], flat: Mapping[str, Indices], rows: Sequence[int]) -> tuple[Parameters, Relayout]:
         device = next(iter(self.survivors.values())).device
+        position = torch.tensor(rows, dtype=torch.int64, device=device)
         sources = {name: torch.from_numpy(source).to(device) for name, source in flat.items()}
-        sources |= dict.fromkeys(self.stacked, torch.from_numpy(rows).to(device))
-        position = torch.from_numpy(rows).to(device)
+        sources |= dict.fromkeys(self.stacked, position)
 
-        def relayout(name: str, value: Tensor) -> Tensor:
+        def relayout(name: str, value: Tensor, new: float = 0.0) -> Tensor:
             source = sources[name]
+            if not len(value):  # nothing was there, so everything is new
+                return value.new_full((len(source), *value.shape[1:]), new)
             moved = value.detach()[source.clamp(min=0)]
-            moved[source < 0] = 0
+            moved[source < 0] = new
             return moved
 
         moved = Parameters(
@@ -166,8 +166,11 @@ class Parameters:
         return moved, relayout
 
 
-Relayout = Callable[[str, Tensor], Tensor]
-"""`(leaf name, tensor of that leaf's old shape) -> tensor of its new shape`, zeros where a survivor is new."""
+class Relayout(Protocol):
+    """Carries a tensor of a leaf's old shape (a value, optimizer state, an accumulator) to the leaf's new shape."""
+
+    def __call__(self, name: str, value: Tensor, new: float = 0.0) -> Tensor:
+        """`name`: the leaf. `new`: what a survivor gets that was not there before."""
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -25,9 +25,7 @@ class Chunk(nn.Module, ABC):
     def __init__(self, parameters: Parameters, start: int, stop: int) -> None:
         super().__init__()
         self.start, self.stop, self.k = start, stop, stop - start
-        self.survivors = {
-            name: _view(value, parameters.span(name, start, stop)) for name, value in parameters.survivors.items()
-        }
+        self.survivors = {name: _view(value, parameters.span(name, start, stop)) for name, value in parameters.survivors.items()}
         self.stacked = {name: _view(value, slice(start, stop)) for name, value in parameters.stacked.items()}
         self.states = {name: value[start:stop] for name, value in parameters.buffers.items()}
 

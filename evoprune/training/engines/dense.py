@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -37,7 +36,9 @@ class _DenseChunk(Chunk):
             output: Tensor = run(weights, self.states, batch)
         except RuntimeError as error:
             if "vmap" in str(error) or "data-dependent control flow" in str(error):
-                raise UnsupportedLayer(f"the dense engine cannot vmap this model ({str(error).splitlines()[0]}): use engine='loop'") from error
+                raise UnsupportedLayer(
+                    f"the dense engine cannot vmap this model ({str(error).splitlines()[0]}): use engine='loop'"
+                ) from error
             raise
         return output
 

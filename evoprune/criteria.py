@@ -1,0 +1,140 @@
+"""Criteria: what training told, as one number an individual.  [Haroon 2022, arXiv:2209.02201, and controls]
+
+A criterion is a function `(trace, masks) -> (K,) numbers` with a direction. `needs` names the per-weight sums that have
+to be recorded over the last selection epoch; `relative` says that a value depends on the cohort.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from evoprune import seeds
+from evoprune.masks.mask import Mask
+from evoprune.masks.topology import Topology
+from evoprune.registry import Registry, as_table
+from evoprune.training.trace import Floats, Trace
+
+__all__ = ["CRITERIA", "Criterion", "criterion"]
+
+Function = Callable[[Trace, Sequence[Mask]], Floats]
+Direction = Literal["max", "min"]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A registered criterion; call it with a trace and the masks of its current rows.
+
+    direction: "max" when larger is fitter. needs: per-weight sums to record. relative: depends on the cohort.
+    trained: False when it needs no training.
+    """
+
+    name: str
+    function: Function
+    direction: Direction
+    needs: tuple[str, ...] = ()
+    relative: bool = False
+    trained: bool = True
+
+    @property
+    def doc(self) -> str:
+        """One line."""
+        return (self.function.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def weight(self) -> float:
+        """+1 to maximise, -1 to minimise, as DEAP's fitness weights."""
+        return 1.0 if self.direction == "max" else -1.0
+
+    @property
+    def worst(self) -> float:
+        """Infinite, on the losing side: what a failed individual gets."""
+        return -self.weight * np.inf
+
+    def __call__(self, trace: Trace, masks: Sequence[Mask]) -> Floats:
+        """Values `(K,)`; a failed or non-finite one is the worst, whatever the direction."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            values = np.asarray(self.function(trace, masks), dtype=np.float64)
+        return np.where(np.isfinite(values) & ~trace.failed, values, self.worst)
+
+
+CRITERIA: Registry[Criterion] = Registry("criterion")
+
+
+def criterion(
+    direction: Direction, *, needs: tuple[str, ...] = (), relative: bool = False, trained: bool = True
+) -> Callable[[Function], Criterion]:
+    """Register a function as the criterion of its name."""
+
+    def register(function: Function) -> Criterion:
+        name = getattr(function, "__name__", "criterion")
+        return CRITERIA.add(name, Criterion(name, function, direction, needs, relative, trained))
+
+    return register
+
+
+@criterion("max")
+def weight(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """Sum of abs(w) over the survivors."""
+    return trace.total("weight")
+
+
+@criterion("max", needs=("grad",))
+def grad(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """Sum over the survivors of abs(sum of gradients over the last selection epoch)."""
+    return trace.total("grad")
+
+
+@criterion("max", needs=("grad_path",))
+def grad_path(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """Sum over the survivors of the gradients' sizes, added up over the last selection epoch."""
+    return trace.total("grad_path")
+
+
+@criterion("max", needs=("grad",), relative=True)
+def both(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """Sum of the z-scores of `weight` and `grad` over the cohort."""
+    return _z_scores(trace.total("weight"), ~trace.failed) + _z_scores(trace.total("grad"), ~trace.failed)
+
+
+@criterion("max")
+def movement(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """Sum over the survivors of abs(w - w0)."""
+    return trace.total("movement")
+
+
+@criterion("min")
+def loss(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """Mean loss on the validation split."""
+    return trace.last("val_loss")
+
+
+@criterion("max")
+def accuracy(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """Accuracy on the validation split."""
+    return trace.last("val_accuracy")
+
+
+@criterion("max", trained=False)
+def live_paths(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """Survivors that lie on a path from input to output; needs no training."""
+    topology = Topology.of(trace.problem.module(), trace.problem.input_shape)
+    return np.array([topology.live_paths(mask) for mask in masks], dtype=np.float64)
+
+
+@criterion("max", trained=False)
+def random(trace: Trace, masks: Sequence[Mask]) -> Floats:
+    """A control: a number drawn from the mask's own hash, which tells nothing."""
+    return np.array([seeds.generator(int(mask.hash[:15], 16), "random criterion").random() for mask in masks])
+
+
+def _z_scores(values: Floats, good: np.typing.NDArray[np.bool_]) -> Floats:
+    cohort = values[good]
+    spread = cohort.std() if len(cohort) else 0.0
+    return np.where(good, (values - cohort.mean()) / spread if spread else 0.0, np.nan)
+
+
+as_table(__name__, CRITERIA)

@@ -1,0 +1,53 @@
+"""K-starts: k random masks, the fittest after the first epochs survives.  [Haroon 2022, arXiv:2209.02201]"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from evoprune.criteria import CRITERIA
+from evoprune.evolution.assess import initial_population
+from evoprune.evolution.tournament import check_rungs, tournament
+from evoprune.masks.allocation import Allocation
+from evoprune.masks.mask import Mask
+from evoprune.methods.registry import method
+from evoprune.problems.problem import Problem
+from evoprune.registry import one_of
+from evoprune.training.population import Population
+from evoprune.training.ticket import Ticket
+
+__all__ = ["kstarts"]
+
+
+@method(reference="Haroon 2022, arXiv:2209.02201")
+def kstarts(
+    problem: Problem,
+    *,
+    sparsity: float = 0.95,
+    k: int = 32,
+    selection_epochs: int = 2,
+    epochs: int = 10,
+    criterion: str = "grad",
+    form: Literal["independent", "shared"] = "independent",
+    rungs: Sequence[int] | None = None,
+    eta: int = 2,
+    allocation: Allocation = "erk",
+    seed: int = 0,
+    **training: Any,
+) -> Ticket:
+    """Train k random masks for a few epochs, keep the fittest, train it on.
+
+    criterion: any of `ep.criteria`. form: "independent" (each mask trains its own copy) or "shared" (one full network
+    trains, the masks are scored on what it recorded). rungs: epochs at which the worse share leaves (all but 1/eta), in
+    place of one cut after `selection_epochs`.
+    """
+    rungs = check_rungs(rungs or (selection_epochs,), epochs, criterion=CRITERIA[criterion])
+    individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
+    if one_of("form", form, ("independent", "shared")) == "independent":
+        generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)
+    else:
+        generation = Population(problem, [Mask.full(problem.space)], horizon=epochs, seed=seed, **training)
+        generation.train(rungs[0], record=CRITERIA[criterion].needs)
+        generation.branch([0] * k, [individual.mask for individual in individuals])
+    tournament(generation, individuals, rungs, criterion, eta=eta)
+    return generation.train(epochs - rungs[-1]).ticket()

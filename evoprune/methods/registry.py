@@ -1,0 +1,116 @@
+"""The table of methods: a decorator makes a function appear in the command line, the docs, the contract tests, the benchmarks."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from evoprune import seeds
+from evoprune.errors import InputError, UnknownName
+from evoprune.masks.space import check_sparsity
+from evoprune.problems.problem import Problem
+from evoprune.registry import Registry
+from evoprune.training.options import Training
+from evoprune.training.ticket import Ticket
+
+__all__ = ["METHODS", "Method", "method"]
+
+METHODS: Registry[Method] = Registry("method")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered method; call it as `method(problem, sparsity=…, epochs=…, seed=…, **options) -> Ticket`.
+
+    reference: paper and equation. sparse: False when nothing is pruned (`survivors` = prunable). options: defaults by name.
+    """
+
+    name: str
+    function: Callable[..., Ticket]
+    reference: str
+    sparse: bool = True
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return self.function.__doc__ or ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return self.__doc__.strip().splitlines()[0] if self.__doc__ else ""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self.function)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Own options of the method with their defaults, without problem, sparsity, epochs, seed and training options."""
+        common = ("problem", "sparsity", "epochs", "seed")
+        kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = self.__signature__.parameters.values()
+        return {p.name: p.default for p in parameters if p.kind in kinds and p.name not in common}
+
+    def check(self, options: dict[str, Any]) -> None:
+        """Refuse unknown options and bad common values, before any work. Raises `UnknownName`, `InputError`."""
+        training = Training.__dataclass_fields__
+        known = {"sparsity", "epochs", "seed", *self.options, *training}
+        for name in options:
+            if name not in known:
+                raise UnknownName(f"option of {self.name}", name, known)
+        Training.of(**{name: value for name, value in options.items() if name in training})
+        seeds.check_seed(options.get("seed", 0))
+        epochs = options.get("epochs", 1)
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+            raise InputError(f"epochs={epochs!r} is not usable: give a whole number >= 1")
+        if options.get("sparsity") is not None:
+            check_sparsity(options["sparsity"])
+
+    def __call__(self, problem: Problem, **options: Any) -> Ticket:
+        if not isinstance(problem, Problem):
+            raise InputError(
+                f"{self.name} needs a Problem, not a {type(problem).__name__}: make one with ep.Problem(model, data)"
+            )
+        self.check(options)
+        started = time.perf_counter()
+        with seeds.isolated(options.get("seed", 0), self.name):
+            ticket = self.function(problem, **options)
+        ticket.ledger.wall_s = time.perf_counter() - started
+        defaults = {name: p.default for name, p in self.__signature__.parameters.items() if p.default is not p.empty}
+        return ticket.with_provenance({"method": self.name, "options": _json({**defaults, **options}), "versions": versions()})
+
+
+def method(*, reference: str, sparse: bool = True) -> Callable[[Callable[..., Ticket]], Method]:
+    """Register a function as the method of its name.
+
+    reference: where it comes from. sparse: False when it prunes nothing.
+    """
+
+    def register(function: Callable[..., Ticket]) -> Method:
+        name = getattr(function, "__name__", "method").rstrip("_")
+        return METHODS.add(name, Method(name, function, reference, sparse))
+
+    return register
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"python": platform.python_version()}
+    for package in ("evoprune", "torch", "numpy", "deap", "numba"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _json(options: dict[str, Any]) -> dict[str, Any]:
+    plain = (str, int, float, bool, type(None))
+    return {name: value if isinstance(value, plain) else repr(value) for name, value in options.items()}

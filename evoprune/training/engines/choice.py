@@ -1,0 +1,59 @@
+"""Which engine runs: the asked one, or `auto`: decided once from device, model and sparsity, never from K or a timing."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import nn
+
+from evoprune.errors import UnsupportedLayer
+from evoprune.masks.mask import Mask
+from evoprune.masks.space import MaskSpace
+from evoprune.training.engines.base import ENGINES, Engine
+from evoprune.training.parameters import Parameters
+
+__all__ = ["make_engine"]
+
+log = logging.getLogger("evoprune")
+
+SPARSE_FROM = 0.5
+"""Sparsity from which `auto` takes the sparse engine on a CPU."""
+
+
+def make_engine(
+    name: str, model: nn.Module, parameters: Parameters, sample: torch.Tensor, *, batch_size: int, dtype: torch.dtype
+) -> Engine:
+    """The engine called `name`; for "auto" the first of the suitable ones that can run the model.
+
+    sample: a few inputs `(B, …)` on the device, to see whether the model can be vmapped.
+    Raises `UnsupportedLayer` when the asked engine cannot run the model, `UnknownName` for an unknown engine.
+    """
+
+    def build(name: str) -> Engine:
+        return ENGINES[name](model, parameters.space, batch_size=batch_size, device=sample.device, dtype=dtype)
+
+    if name != "auto":
+        return build(name)
+    for candidate in _candidates(parameters.space, parameters.masks, sample.device):
+        try:
+            engine = build(candidate)
+            if candidate == "dense":
+                _probe(engine, parameters, sample)
+        except UnsupportedLayer as error:
+            log.warning("engine auto: not %s: %s", candidate, error)
+            continue
+        log.info("engine auto: %s", candidate)
+        return engine
+    return build("loop")
+
+
+def _candidates(space: MaskSpace, masks: tuple[Mask, ...], device: torch.device) -> list[str]:
+    sparsity = min(mask.sparsity for mask in masks)
+    sparse = ["sparse"] if "sparse" in ENGINES and device.type == "cpu" and sparsity >= SPARSE_FROM else []
+    return [*sparse, "dense", "loop"]
+
+
+def _probe(engine: Engine, parameters: Parameters, sample: torch.Tensor) -> None:
+    with torch.random.fork_rng(), torch.no_grad():
+        engine.chunk(parameters, 0, 1).eval()(sample)

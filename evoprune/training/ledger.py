@@ -1,0 +1,58 @@
+"""What a result cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Ledger"]
+
+
+@dataclass
+class Ledger:
+    """Cost of a run, losers included; ledgers add up with `+`.
+
+    samples: sum over individuals of training samples seen.
+    survivor_updates: sum of samples × survivors × 3 (forward, and both products of backward); a dense scoring gradient
+        counts 3 × prunable × samples.
+    dense_equivalent_epochs: survivor_updates over those of one epoch of the dense network.
+    evaluation_samples: samples seen in evaluation, reported apart.
+    wall_s: seconds. device, engine: where and how it trained. configurations: how many were tried to get here.
+    """
+
+    samples: int = 0
+    survivor_updates: int = 0
+    dense_equivalent_epochs: float = 0.0
+    evaluation_samples: int = 0
+    wall_s: float = 0.0
+    device: str = ""
+    engine: str = ""
+    configurations: int = 1
+
+    def train(self, samples: int, survivors: Sequence[int], dense_epoch: int) -> None:
+        """Count `samples` through each of the networks of `survivors`; dense_epoch: 3 · prunable · training samples."""
+        updates = 3 * samples * sum(survivors)
+        self.samples += samples * len(survivors)
+        self.survivor_updates += updates
+        self.dense_equivalent_epochs += updates / dense_epoch
+
+    def __add__(self, other: Ledger) -> Ledger:
+        return Ledger(
+            self.samples + other.samples,
+            self.survivor_updates + other.survivor_updates,
+            self.dense_equivalent_epochs + other.dense_equivalent_epochs,
+            self.evaluation_samples + other.evaluation_samples,
+            self.wall_s + other.wall_s,
+            _join(self.device, other.device),
+            _join(self.engine, other.engine),
+            max(self.configurations, other.configurations),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every entry by name."""
+        return asdict(self)
+
+
+def _join(a: str, b: str) -> str:
+    return a if a == b or not b else b if not a else f"{a}+{b}"

@@ -1,0 +1,179 @@
+"""How a generation is trained: one frozen record of every option, checked where the user's value enters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evoprune.errors import InputError, UnknownName
+from evoprune.registry import Registry
+
+__all__ = ["OPTIMIZERS", "SCHEDULES", "Training"]
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adadelta": torch.optim.Adadelta,
+    "adamax": torch.optim.Adamax,
+    "rprop": torch.optim.Rprop,
+}
+"""The element-wise optimizers of `torch.optim`: each survivor's update depends on its own gradient and state alone."""
+
+COUPLED = ("lbfgs", "adafactor", "muon")
+LEARNING_RATES = {"sgd": 0.05, "adagrad": 0.01, "adadelta": 1.0, "rprop": 0.01, "rmsprop": 0.001}
+
+SCHEDULES: Registry[Callable[[Training, int, int], float]] = Registry("schedule")
+
+
+@SCHEDULES.register("constant")
+def constant(training: Training, step: int, total: int) -> float:
+    """Factor 1 throughout."""
+    return 1.0
+
+
+@SCHEDULES.register("cosine")
+def cosine(training: Training, step: int, total: int) -> float:
+    """From 1 to 0 along half a cosine, per step.  [Loshchilov 2017, arXiv:1608.03983]"""
+    return 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
+
+
+@SCHEDULES.register("step")
+def step_decay(training: Training, step: int, total: int) -> float:
+    """`step_factor` more after every `step_every` steps (a third of the horizon unless given)."""
+    return float(training.step_factor ** (step // (training.step_every or math.ceil(total / 3))))
+
+
+@dataclass(frozen=True)
+class Training:
+    """Options of `Population`, all of which every method accepts too.
+
+    engine: "auto", "loop", "dense" or "sparse". device: "auto", "cpu", "cuda", …. dtype: "float32" or "float64".
+    batch_size: samples a step; None takes min(128, n_train // 40).
+    optimizer: a name of `OPTIMIZERS`. lr: learning rate; None takes .05 for SGD and torch's default for the others.
+    momentum, nesterov: SGD only (momentum: RMSprop as well when it is set). weight_decay: on every parameter.
+    schedule: "cosine" per step over the horizon, "constant", or "step" with `step_every` (steps) and `step_factor`.
+    rescale: divide survivors by sqrt(layer density) at the start.
+    own_weights: another draw of the initial weights for every individual, instead of common ones.
+    drop_rate: share of the prunable weights that each step drops at random (DropConnect).
+    """
+
+    engine: str = "auto"
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int | None = None
+    optimizer: str = "sgd"
+    lr: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    step_every: int | None = None
+    step_factor: float = 0.1
+    rescale: bool = False
+    own_weights: bool = False
+    drop_rate: float = 0.0
+
+    @classmethod
+    def of(cls, **options: Any) -> Training:
+        """From keyword arguments; an unknown one raises `UnknownName` with the nearest known one."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise UnknownName("training option", name, known)
+        return cls(**options)
+
+    def __post_init__(self) -> None:
+        self._check_optimizer()
+        SCHEDULES[self.schedule]
+        if self.dtype not in ("float32", "float64"):
+            raise UnknownName("dtype", self.dtype, ("float32", "float64"))
+        checks = {
+            "batch_size": self.batch_size is None or _whole(self.batch_size, 1),
+            "lr": self.lr is None or _number(self.lr, 0, math.inf),
+            "momentum": _number(self.momentum, 0, 1, open_end=True),
+            "weight_decay": _number(self.weight_decay, 0, math.inf),
+            "step_every": self.step_every is None or _whole(self.step_every, 1),
+            "step_factor": _number(self.step_factor, 0, math.inf),
+            "drop_rate": _number(self.drop_rate, 0, 1, open_end=True),
+        }
+        expected = {
+            "batch_size": "whole number >= 1",
+            "step_every": "whole number >= 1",
+            "momentum": "number in [0, 1)",
+            "drop_rate": "number in [0, 1)",
+        }
+        for name, good in checks.items():
+            if not good:
+                raise InputError(
+                    f"{name}={getattr(self, name)!r} is not usable: give a {expected.get(name, 'finite number >= 0')}"
+                )
+        for name in ("nesterov", "rescale", "own_weights"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name}={getattr(self, name)!r} is not usable: give True or False")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise InputError("nesterov=True needs optimizer='sgd' and a momentum above 0: change one of them")
+
+    def _check_optimizer(self) -> None:
+        if str(self.optimizer).lower() in COUPLED:
+            raise InputError(
+                f"optimizer {self.optimizer!r} couples the rows of a population, so that one network would disturb another: "
+                f"choose an element-wise one of {', '.join(OPTIMIZERS)}"
+            )
+        if self.optimizer not in OPTIMIZERS:
+            raise UnknownName("optimizer", self.optimizer, OPTIMIZERS)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every option by name, for the journal and the ticket."""
+        return asdict(self)
+
+    def resolved_device(self) -> torch.device:
+        """The torch device. Raises `InputError` for one that is not there."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"device {self.device!r} is not usable here ({str(error).splitlines()[0]}): use device='cpu' or 'auto'"
+            ) from error
+        return device
+
+    def make_optimizer(self, leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
+        """The optimizer over `leaves`.
+
+        Never the fused kernels: their last entries round differently, so a result would depend on its position in a batch.
+        """
+        options: dict[str, Any] = {"lr": self.base_lr, "weight_decay": self.weight_decay}
+        if self.optimizer == "sgd":
+            options |= {"momentum": self.momentum, "nesterov": self.nesterov}
+        if self.optimizer == "rprop":
+            if self.weight_decay:
+                raise InputError("rprop has no weight decay: set weight_decay=0 or choose another optimizer")
+            del options["weight_decay"]
+        return OPTIMIZERS[self.optimizer](list(leaves), **options)  # type: ignore[call-arg]
+
+    @property
+    def base_lr(self) -> float:
+        """The learning rate before the schedule."""
+        return LEARNING_RATES.get(self.optimizer, 0.001) if self.lr is None else self.lr
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: object, low: float, high: float, *, open_end: bool = False) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return False
+    return low <= value < high if open_end else low <= value <= high

@@ -1,0 +1,344 @@
+"""K sparse networks that train together: loss, optimizer, schedule and trace, written once above the engines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evoprune import seeds
+from evoprune.errors import InputError, MaskMismatch, TrainingFailed
+from evoprune.masks.mask import Mask
+from evoprune.problems.problem import Problem
+from evoprune.training.batches import Batches
+from evoprune.training.dropconnect import DropConnect
+from evoprune.training.engines import Chunk, make_engine
+from evoprune.training.evaluation import evaluate
+from evoprune.training.ledger import Ledger
+from evoprune.training.options import SCHEDULES, Training
+from evoprune.training.parameters import Parameters, Relayout
+from evoprune.training.ticket import Ticket, describe
+from evoprune.training.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Population"]
+
+
+class HasMask(Protocol):
+    """Anything with a mask: an individual, a ticket."""
+
+    @property
+    def mask(self) -> Mask: ...
+
+
+class Population:
+    """K sparse networks of one problem that see the same batches in the same order (common random numbers).
+
+    problem: what is trained. individuals: masks, or anything with a `.mask`.
+    horizon: epochs over which the learning rate's schedule runs; `train` cannot go beyond it.
+    seed: batches and dropout. weights: one mapping an individual of dense starting values by parameter name, in place of
+    the problem's initial weights. Further keywords: the options of `Training`.
+
+    A row that turns NaN is marked failed at the end of the epoch and never disturbs another.
+    Raises `InputError` for no individuals or a bad option, `MaskMismatch` for masks of another model.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        individuals: Iterable[Mask | HasMask],
+        *,
+        horizon: int,
+        seed: int = 0,
+        weights: Sequence[Mapping[str, Tensor]] | None = None,
+        **training: Any,
+    ) -> None:
+        masks = [individual if isinstance(individual, Mask) else individual.mask for individual in individuals]
+        _check(problem, masks, horizon)
+        self.problem, self.horizon, self.seed = problem, horizon, seeds.check_seed(seed)
+        self.training = Training.of(**training)
+        self.device, self.dtype = self.training.resolved_device(), getattr(torch, self.training.dtype)
+        self.batches = Batches(problem, self.seed, self.training.batch_size, self.device, self.dtype)
+        model = problem.module().to(self.device, self.dtype)
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        parameters = Parameters.of(
+            masks,
+            weights or _initial_weights(problem, len(masks), own=self.training.own_weights),
+            trained,
+            rescale=self.training.rescale and weights is None,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        DropConnect.scale_initial(parameters, self.training.drop_rate)
+        self.engine = make_engine(
+            self.training.engine, model, parameters, self.batches.sample(), batch_size=self.batches.size, dtype=self.dtype
+        )
+        self.trace = Trace(problem, parameters)
+        self.ledger = Ledger(device=self.device.type, engine=self.engine.name)
+        self.steps = 0
+        self.optimizer = self.training.make_optimizer(parameters.leaves().values())
+        self._adopt(parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """The current masks, one a row."""
+        return self.parameters.masks
+
+    @property
+    def epoch(self) -> int:
+        """Epochs trained so far."""
+        return self.steps // self.batches.per_epoch
+
+    # ---- training -----------------------------------------------------------------------------------------------
+
+    def train(self, epochs: int, *, record: Iterable[str] = (), gradients: bool = True) -> Population:
+        """Advance every network by `epochs`, then by nothing else; returns itself.
+
+        record: per-weight sums to keep over the last of these epochs ("grad", "grad_path").
+        gradients: False leaves all gradients zero (a control: weight decay alone moves the weights).
+        Raises `InputError` beyond the horizon, `TrainingFailed` when every network has turned NaN.
+        """
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+            raise InputError(f"epochs={epochs!r} is not usable: give a whole number >= 0")
+        if self.epoch + epochs > self.horizon:
+            raise InputError(f"{self.epoch} + {epochs} epochs go beyond the horizon of {self.horizon}: raise horizon=")
+        started = time.perf_counter()
+        with seeds.isolated():
+            for remaining in range(epochs, 0, -1):
+                self._train_epoch(tuple(record) if remaining == 1 else (), gradients=gradients)
+        self.ledger.wall_s += time.perf_counter() - started
+        if self.trace.failed.all():
+            raise TrainingFailed(
+                f"all {len(self)} networks turned NaN by epoch {self.epoch}: lower lr= (now {self.training.base_lr})"
+            )
+        return self
+
+    def _train_epoch(self, record: Sequence[str], *, gradients: bool) -> None:
+        self.trace.start_sums(record)
+        for chunk in self._chunks:
+            chunk.train()
+        loss = torch.zeros(len(self), dtype=torch.float64, device=self.device)
+        for inputs, targets in self.batches.epoch(self.epoch):
+            self._step(inputs, targets, loss, gradients=gradients)
+            if record:
+                self.trace.accumulate()
+            self.optimizer.step()
+            _zero_gradients(self.parameters)
+            self.steps += 1
+        self._finish_epoch((loss / self.batches.per_epoch).cpu().numpy())
+
+    def _step(self, inputs: Tensor, targets: Tensor, loss: Tensor, *, gradients: bool) -> None:
+        total = self.horizon * self.batches.per_epoch
+        rate = self.training.base_lr * SCHEDULES[self.training.schedule](self.training, self.steps, total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with DropConnect(self.parameters, self.training.drop_rate, self.seed, self.steps):
+            for chunk in self._chunks:
+                if self.engine.random:
+                    torch.manual_seed(self._dropout_seed + self.steps)
+                losses = self.problem.loss.per_sample(chunk(inputs), targets).mean(1)
+                if gradients:
+                    losses.sum().backward()
+                loss[chunk.start : chunk.stop] += losses.detach()
+
+    def _finish_epoch(self, train_loss: Any) -> None:
+        counts = [mask.count for mask in self.masks]
+        n_train = len(self.problem.split("train"))
+        self.ledger.train(self.batches.per_epoch * self.batches.size, counts, 3 * self.problem.prunable * n_train)
+        values = self._evaluate("validation")
+        self.trace.failed |= ~np.isfinite(train_loss) | ~self._finite()
+        self.trace.add(
+            self.epoch,
+            {
+                "train_loss": train_loss,
+                "val_loss": values["loss"],
+                "val_accuracy": values["accuracy"],
+                "survivors": counts,
+                "failed": self.trace.failed.tolist(),
+            },
+        )
+
+    def _finite(self) -> Any:
+        """Whether all values of each row are finite, `(K,)`."""
+        good = np.ones(len(self), dtype=bool)
+        for name, value in self.parameters.survivors.items():
+            bad = self.parameters.owners(name)[~torch.isfinite(value.detach())]
+            good[bad.unique().cpu().numpy()] = False
+        for value in self.parameters.stacked.values():
+            good &= torch.isfinite(value.detach()).flatten(1).all(1).cpu().numpy()
+        return good
+
+    # ---- asking -------------------------------------------------------------------------------------------------
+
+    def evaluate(self, split: str = "validation") -> pd.DataFrame:
+        """Loss and accuracy of every network on "train" or "validation": columns individual, loss, accuracy, failed.
+
+        Raises `TestSplitLocked` for "test".
+        """
+        import pandas as pd
+
+        values = self._evaluate(split)
+        return pd.DataFrame({"individual": self.trace.individuals, **values, "failed": self.trace.failed})
+
+    def measure(self) -> Population:
+        """Evaluate on the validation split and put that into the trace's latest epoch, after a change of masks; returns itself."""
+        values = self._evaluate("validation")
+        counts = [mask.count for mask in self.masks]
+        self.trace.add(self.epoch, {"val_loss": values["loss"], "val_accuracy": values["accuracy"], "survivors": counts})
+        return self
+
+    def _evaluate(self, split: str) -> dict[str, Any]:
+        data = self.problem.split(split)
+        self.ledger.evaluation_samples += len(self) * len(data)
+        return evaluate(self._chunks, self.problem, data, self.batches, len(self))
+
+    def dense_gradient(self, batch: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
+        """Gradient of the loss with respect to every prunable weight, pruned ones included: `(K, *shape)` by name.
+
+        batch: inputs `(B, …)` and targets; by default the batch that the next step will see. Counted in the ledger as
+        3 · prunable · samples.
+        """
+        from evoprune.training.gradients import dense_gradient
+
+        inputs, targets = batch or self.batches.at(self.steps)
+        n_train = len(self.problem.split("train"))
+        self.ledger.train(len(inputs), [self.problem.prunable] * len(self), 3 * self.problem.prunable * n_train)
+        return dense_gradient(self.engine.model, self.parameters, self.problem.loss, inputs, targets)
+
+    # ---- changing who trains ------------------------------------------------------------------------------------
+
+    def select(self, rows: Sequence[int]) -> Population:
+        """Keep the networks at positions `rows`, in that order; weights and optimizer state of the rest stay."""
+        chosen = [int(row) for row in rows]
+        if not chosen or any(not -len(self) <= row < len(self) for row in chosen) or len(set(chosen)) != len(chosen):
+            raise InputError(f"rows {chosen} cannot be selected from {len(self)} networks: give distinct positions")
+        chosen = [row % len(self) for row in chosen]
+        return self._move(chosen, *self.parameters.select(chosen), branch=False)
+
+    def prune(self, masks: Sequence[Mask]) -> Population:
+        """Shrink each network to its mask, in place; survivors keep value and optimizer state.
+
+        Raises `InputError` when a mask keeps a weight that is pruned already.
+        """
+        for position, (new, old) in enumerate(zip(masks, self.masks, strict=True)):
+            if not new <= old:
+                raise InputError(f"mask {position} keeps weights that are pruned already: use grow() to bring weights back")
+        return self._rewire(range(len(self)), masks, branch=False)
+
+    def grow(self, masks: Sequence[Mask]) -> Population:
+        """Rewire each network to its mask, in place: common survivors keep value and state, new ones start at 0."""
+        return self._rewire(range(len(self)), masks, branch=False)
+
+    def branch(self, rows: Sequence[int], masks: Sequence[Mask]) -> Population:
+        """Go on with one copy of network `rows[i]` under `masks[i]` each, as new individuals."""
+        return self._rewire(rows, masks, branch=True).measure()
+
+    def rewind(self) -> Population:
+        """Put every trained value back to where it started, and clear the optimizer's state; the schedule goes on."""
+        with torch.no_grad():
+            for name, leaf in self.parameters.leaves().items():
+                leaf.copy_(self.parameters.initial[name])
+        self.optimizer = self.training.make_optimizer(self.parameters.leaves().values())
+        return self
+
+    def _rewire(self, rows: Iterable[int], masks: Sequence[Mask], *, branch: bool) -> Population:
+        chosen = list(rows)
+        if masks and masks[0].space != self.problem.space:
+            raise MaskMismatch("the masks belong to another model: use masks of problem.space")
+        return self._move(chosen, *self.parameters.rewire(chosen, masks), branch=branch)
+
+    def _move(self, rows: Sequence[int], parameters: Parameters, relayout: Relayout, *, branch: bool) -> Population:
+        self.trace.move(parameters, relayout, rows, branch=branch)
+        self.optimizer = _transplant(self.optimizer, self.training, self.parameters, parameters, relayout)
+        self._adopt(parameters)
+        return self
+
+    def _adopt(self, parameters: Parameters) -> None:
+        self.parameters = parameters
+        self._dropout_seed = seeds.derive(self.seed, "dropout") >> 1
+        width, k = self.engine.rows, len(parameters)
+        self._chunks: list[Chunk] = [self.engine.chunk(parameters, start, min(start + width, k)) for start in range(0, k, width)]
+
+    # ---- keeping ------------------------------------------------------------------------------------------------
+
+    def ticket(self, row: int | None = None) -> Ticket:
+        """The network at position `row` (needed when there are several) as a ticket.
+
+        Raises `TrainingFailed` for a network that has turned NaN.
+        """
+        if row is None and len(self) > 1:
+            raise InputError(f"there are {len(self)} networks: give row=, or select one first")
+        position = row or 0
+        if self.trace.failed[position]:
+            raise TrainingFailed(
+                f"network {position} has turned NaN and cannot become a ticket: lower lr= (now {self.training.base_lr})"
+            )
+        return Ticket(
+            mask=self.masks[position],
+            weights={name: value.cpu() for name, value in self.parameters.row(position).items()},
+            initial={
+                name: value.cpu()
+                for name, value in self.parameters.row(position, values=self.parameters.initial).items()
+                if name in self.parameters.initial
+            },
+            history_rows=self.trace.history(self.trace.individuals[position]),
+            ledger=self.ledger,
+            provenance={"problem": describe(self.problem), "seed": self.seed, "training": self.training.as_dict()},
+            problem=self.problem,
+            trace_rows=self.trace.rows(),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Everything needed to go on in another process, as tensors, numbers and masks; see `restore`."""
+        from evoprune.training.checkpoint import state
+
+        return state(self)
+
+    def restore(self, saved: Mapping[str, Any]) -> Population:
+        """Go on from a `state` of a population made with the same arguments."""
+        from evoprune.training.checkpoint import restore
+
+        return restore(self, saved)
+
+
+def _check(problem: Problem, masks: Sequence[Mask], horizon: int) -> None:
+    if not masks:
+        raise InputError("a population needs at least one individual: give masks or individuals")
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+        raise InputError(f"horizon={horizon!r} is not usable: give the epochs of the schedule, >= 1")
+    for mask in masks:
+        if mask.space is not problem.space and mask.space != problem.space:
+            raise MaskMismatch(f"a mask belongs to another model than {problem.model_name!r}: use masks of problem.space")
+
+
+def _initial_weights(problem: Problem, k: int, *, own: bool) -> list[dict[str, Tensor]]:
+    if own:
+        return [problem.initial_weights(seeds.derive(problem.seed, "start", position)) for position in range(k)]
+    return [problem.initial_weights()] * k
+
+
+def _zero_gradients(parameters: Parameters) -> None:
+    torch._foreach_zero_([leaf.grad for leaf in parameters.leaves().values() if leaf.grad is not None])
+
+
+def _transplant(
+    optimizer: torch.optim.Optimizer, training: Training, old: Parameters, new: Parameters, relayout: Relayout
+) -> torch.optim.Optimizer:
+    """An optimizer over the new leaves with the state of the old ones, moved along."""
+    leaves = new.leaves()
+    moved = training.make_optimizer(leaves.values())
+    for name, leaf in old.leaves().items():
+        for key, value in optimizer.state.get(leaf, {}).items():
+            follows = isinstance(value, Tensor) and value.shape == leaf.shape
+            fresh = training.base_lr if key == "step_size" else 0.0  # Rprop's own step of a new survivor
+            moved.state[leaves[name]][key] = relayout(name, value, fresh) if follows else value
+    return moved

@@ -1,0 +1,184 @@
+"""The product: a mask with its initial and trained weights, history, cost and provenance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from evoprune.errors import InputError, MaskMismatch
+from evoprune.masks.mask import Mask
+from evoprune.masks.space import MaskSpace
+from evoprune.problems.losses import accuracy
+from evoprune.problems.problem import Problem
+from evoprune.training.ledger import Ledger
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Ticket", "describe"]
+
+
+def describe(problem: Problem) -> dict[str, Any]:
+    """What a ticket keeps of its problem, JSON-able."""
+    return {
+        "model": problem.model_name,
+        "data": problem.data_name,
+        "seed": problem.seed,
+        "loss": problem.loss.name,
+        "task": problem.task,
+        "metric": problem.metric,
+        "input_shape": list(problem.input_shape),
+        "outputs": problem.outputs,
+        "fingerprint": problem.fingerprint,
+    }
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A trained sparse network.
+
+    mask: the survivors. weights: every parameter and buffer by name in its dense shape, pruned weights 0.
+    initial: the values that every trained parameter started from, pruned weights 0.
+    history_rows: one mapping an epoch. ledger: what it cost, losers included. provenance: where it came from, JSON-able.
+    problem: what it was trained on; None for a loaded ticket, until one is given.
+    """
+
+    mask: Mask
+    weights: dict[str, Tensor]
+    initial: dict[str, Tensor]
+    history_rows: list[dict[str, Any]] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    problem: Problem | None = None
+    trace_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch of the returned network's own path: epoch, train_loss, val_loss, val_accuracy, survivors, …."""
+        import pandas as pd
+
+        columns = ["epoch", "train_loss", "val_loss", "val_accuracy", "survivors"]
+        frame = pd.DataFrame([{k: v for k, v in row.items() if k != "individual"} for row in self.history_rows])
+        return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
+
+    @property
+    def val_loss(self) -> float:
+        """Validation loss after the last epoch."""
+        return float(self.history_rows[-1]["val_loss"]) if self.history_rows else math.nan
+
+    @property
+    def val_accuracy(self) -> float:
+        """Validation accuracy after the last epoch; NaN unless it is a classification."""
+        return float(self.history_rows[-1]["val_accuracy"]) if self.history_rows else math.nan
+
+    # ---- as a module --------------------------------------------------------------------------------------------
+
+    def module(self) -> nn.Module:
+        """A fresh module with the trained sparse weights, in evaluation mode."""
+        return self.apply(self._problem("module()").module()).eval()
+
+    def apply(self, module: nn.Module) -> nn.Module:
+        """Copy the trained weights into `module` (in place) and return it.
+
+        Raises `MaskMismatch` when its parameters have other names or shapes.
+        """
+        self._check(module)
+        own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+        with torch.no_grad():
+            for name, value in self.weights.items():
+                own[name].copy_(value)
+        return module
+
+    def to_torch_prune(self, module: nn.Module) -> nn.Module:
+        """Apply weights and mask to `module` in the form of `torch.nn.utils.prune` (in place) and return it.
+
+        Pruned weights stay 0 through any optimizer; the result survives `copy.deepcopy` and `state_dict`.
+        """
+        self.apply(module)
+        for name, kept in self.mask.dense().items():
+            owner = module.get_submodule(name.rpartition(".")[0])
+            device = owner.get_parameter("weight").device
+            prune.custom_from_mask(owner, "weight", kept.to(device))
+            # torch leaves a tensor with a graph here, which deepcopy refuses; every forward recomputes it
+            owner.weight = owner.weight.detach()
+        return module
+
+    def compact(self) -> nn.Module:
+        """A smaller module with the same outputs (evaluation mode): units that cannot matter are removed exactly.
+
+        Raises `UnsupportedLayer` for a model whose structure cannot be followed.
+        """
+        from evoprune.training.compact import compact
+
+        problem = self._problem("compact()")
+        return compact(self.module(), problem.input_shape)
+
+    def _check(self, module: nn.Module) -> None:
+        space = MaskSpace.of(module)
+        if space != self.mask.space:
+            raise MaskMismatch(
+                f"this ticket prunes {dict(zip(self.mask.space.names, self.mask.space.shapes, strict=True))}, the module has "
+                f"{dict(zip(space.names, space.shapes, strict=True))}: give the module that the ticket was made for"
+            )
+        own = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+        for name, value in self.weights.items():
+            if name not in own or own[name].shape != value.shape:
+                raise MaskMismatch(
+                    f"the module has no {name!r} of shape {tuple(value.shape)}: give the module that the ticket was made for"
+                )
+
+    # ---- judging ------------------------------------------------------------------------------------------------
+
+    def test(self, reason: str = "Ticket.test()") -> dict[str, float | None]:
+        """Open the locked test split, once more, and judge: `{"accuracy": … or None, "loss": …}`. The opening is logged."""
+        problem = self._problem("test()")
+        split = problem._open_test(reason)
+        targets = split.inputs if split.targets is None else split.targets
+        module, loss, right = self.module(), 0.0, 0.0
+        dtype = next(iter(self.weights.values())).dtype
+        with torch.no_grad():
+            for x, y in zip(split.inputs.split(1000), targets.split(1000), strict=True):
+                outputs = module.to(dtype)(x.to(dtype) if x.is_floating_point() else x).unsqueeze(0)
+                loss += float(problem.loss.per_sample(outputs, y).double().sum())
+                if problem.task == "classification":
+                    right += float(accuracy(outputs, y)[0]) * len(x)
+        return {"accuracy": right / len(split) if problem.task == "classification" else None, "loss": loss / len(split)}
+
+    def _problem(self, wanted: str) -> Problem:
+        if self.problem is None:
+            raise InputError(f"{wanted} needs the problem: load with Ticket.load(path, problem=…), or use apply(my_module)")
+        return self.problem
+
+    # ---- files --------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write a safetensors file (atomically) with everything but the data. Returns the path."""
+        from evoprune.training.ticket_file import save
+
+        return save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, *, problem: Problem | None = None) -> Ticket:
+        """Read a ticket back. `problem` (of the same space) is needed for `module`, `compact` and `test` unless model and data were named.
+
+        Raises `DamagedFile` for a file that cannot be read, `MaskMismatch` for a problem of another model.
+        """
+        from evoprune.training.ticket_file import load
+
+        return load(Path(path), problem)
+
+    def __repr__(self) -> str:
+        made = self.provenance.get("method", "ticket")
+        return f"Ticket({made}: {self.mask.count:,} of {self.mask.space.prunable:,} weights, val_loss {self.val_loss:.4f}, val_accuracy {self.val_accuracy:.4f})"
+
+    def with_provenance(self, more: Mapping[str, Any]) -> Ticket:
+        """The same ticket with more provenance."""
+        self.provenance = {**self.provenance, **more}
+        return self
