@@ -83,18 +83,13 @@ class UserLoss(Loss):
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         k, samples = outputs.shape[:2]
-        own = targets.ndim > 1 and targets.shape[:2] == (k, samples) and self._own(outputs, targets)
-        values = self._apply(outputs, targets, own)
+        values = self._apply(outputs, *_aligned(outputs, targets))
         if values.shape == (k,):
             return values[:, None].expand(k, samples)
         if values.shape != (k, samples):
             shape = tuple(values.shape[1:])
             raise InputError(f"the loss {_name_of(self.function)} gives shape {shape}: return the mean or one loss a sample")
         return values
-
-    def _own(self, outputs: Tensor, targets: Tensor) -> bool:
-        # (k, B) class numbers of a batch of k·B entries; a shared (B, F) target with B == k and F == B is told by its dtype
-        return not targets.is_floating_point() or targets.ndim == outputs.ndim
 
     def _apply(self, outputs: Tensor, targets: Tensor, own: bool) -> Tensor:
         if self._vmap:
@@ -108,6 +103,18 @@ class UserLoss(Loss):
             raise InputError(
                 f"the loss {_name_of(self.function)} fails ({first_line(error)}): let it take (outputs, targets) of one network"
             ) from error
+
+
+def _aligned(outputs: Tensor, targets: Tensor) -> tuple[Tensor, bool]:
+    """Targets as one network of outputs `(k, B, …)` is compared with them, and whether each of the k has its own.
+
+    Values get the shape of the outputs: `(B, 1)` against `(B,)` would be broadcast to `(B, B)` in silence.
+    """
+    if targets.is_floating_point() and targets.numel() * len(outputs) == outputs.numel():
+        return targets.reshape(outputs.shape[1:]), False
+    if targets.is_floating_point() and targets.numel() == outputs.numel():
+        return targets.reshape(outputs.shape), True
+    return targets, targets.ndim > 1 and targets.shape[:2] == outputs.shape[:2]
 
 
 def find_loss(loss: str | Loss | Callable[[Tensor, Tensor], Tensor], metric: str) -> Loss:

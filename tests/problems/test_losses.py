@@ -1,0 +1,105 @@
+"""Losses of k networks at once are the losses of k single networks."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evoprune.errors import InputError, UnknownName
+from evoprune.problems.losses import LOSSES, UserLoss, accuracy, find_loss, hits
+
+K, B, C = 3, 5, 4
+
+
+@pytest.fixture
+def logits() -> Tensor:
+    return torch.randn(K, B, C, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.fixture
+def classes() -> Tensor:
+    return torch.tensor([0, 3, 1, 1, 2])
+
+
+def test_cross_entropy_of_k_networks_is_that_of_each(logits: Tensor, classes: Tensor) -> None:
+    losses = LOSSES["cross_entropy"].per_sample(logits, classes)
+    one_by_one = torch.stack([functional.cross_entropy(row, classes, reduction="none") for row in logits])
+    torch.testing.assert_close(losses, one_by_one)
+
+
+def test_targets_of_each_network_are_its_own(logits: Tensor, classes: Tensor) -> None:
+    own = torch.stack([classes, classes.flip(0), (classes + 1) % C])
+    losses = LOSSES["cross_entropy"].per_sample(logits, own)
+    one_by_one = torch.stack([functional.cross_entropy(row, y, reduction="none") for row, y in zip(logits, own, strict=True)])
+    torch.testing.assert_close(losses, one_by_one)
+    assert hits(logits, own).shape == (K, B)
+
+
+def test_mse_is_the_mean_over_the_features_of_a_sample_whatever_their_shape() -> None:
+    outputs, images = torch.randn(K, B, 12), torch.randn(B, 3, 2, 2)
+    losses = LOSSES["mse"].per_sample(outputs, images)
+    torch.testing.assert_close(losses, ((outputs - images.reshape(1, B, 12)) ** 2).mean(-1))
+    own = torch.randn(K, B, 3, 2, 2)
+    torch.testing.assert_close(LOSSES["mse"].per_sample(outputs, own), ((outputs - own.reshape(K, B, 12)) ** 2).mean(-1))
+
+
+def test_mse_of_single_values_is_not_broadcast() -> None:
+    outputs, values = torch.randn(K, B, 1), torch.randn(B)
+    torch.testing.assert_close(LOSSES["mse"].per_sample(outputs, values), (outputs[..., 0] - values) ** 2)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_a_users_loss_gives_what_it_gives_for_each_network(logits: Tensor, classes: Tensor, reduction: str) -> None:
+    loss = find_loss(nn.CrossEntropyLoss(label_smoothing=0.1, reduction=reduction), "accuracy")
+    each = [functional.cross_entropy(row, classes, label_smoothing=0.1, reduction=reduction) for row in logits]
+    expected = torch.stack([row.expand(B) for row in each])
+    torch.testing.assert_close(loss.per_sample(logits, classes), expected)
+
+
+def test_a_users_loss_with_python_control_flow_is_applied_one_by_one(logits: Tensor, classes: Tensor) -> None:
+    def moody(outputs: Tensor, targets: Tensor) -> Tensor:
+        factor = 2.0 if float(outputs.detach().sum()) > 0 else 1.0  # vmap cannot do this
+        return factor * functional.cross_entropy(outputs, targets)
+
+    losses = UserLoss(moody, "accuracy").per_sample(logits.requires_grad_(), classes)
+    torch.testing.assert_close(losses[:, 0], torch.stack([moody(row, classes) for row in logits]))
+    losses.sum().backward()
+    assert logits.grad is not None
+
+
+def test_a_users_loss_sees_values_in_the_shape_of_the_outputs() -> None:
+    outputs, values = torch.randn(K, B, 1), torch.randn(B)
+    losses = UserLoss(nn.MSELoss(), "mse").per_sample(outputs, values)  # (B, 1) against (B,) would be broadcast
+    torch.testing.assert_close(losses[:, 0], ((outputs[..., 0] - values) ** 2).mean(-1))
+
+
+def test_a_loss_of_a_wrong_shape_or_that_fails_is_one_clear_line(logits: Tensor, classes: Tensor) -> None:
+    with pytest.raises(InputError, match="return the mean or one loss a sample"):
+        UserLoss(lambda outputs, targets: outputs, "accuracy").per_sample(logits, classes)
+    with pytest.raises(InputError, match="boom"):
+        UserLoss(_boom, "accuracy").per_sample(logits, classes)
+
+
+def _boom(outputs: Tensor, targets: Tensor) -> Tensor:
+    raise RuntimeError("boom")
+
+
+def test_names_tell_losses_apart() -> None:
+    assert find_loss("mse", "mse").name == "mse"
+    assert find_loss(functional.mse_loss, "mse").name != "mse"
+    smooth, hard = (functools.partial(functional.cross_entropy, label_smoothing=s) for s in (0.1, 0.0))
+    assert find_loss(smooth, "accuracy").name != find_loss(hard, "accuracy").name
+    with pytest.raises(UnknownName, match="did you mean 'cross_entropy'"):
+        find_loss("crossentropy", "accuracy")
+
+
+def test_accuracy_counts_largest_outputs_and_never_a_nan(logits: Tensor, classes: Tensor) -> None:
+    perfect = functional.one_hot(classes, C).double().expand(K, B, C).clone()
+    assert accuracy(perfect, classes).tolist() == [1.0, 1.0, 1.0]
+    perfect[1] = float("nan")
+    perfect[2, 0] = perfect[2, 0].flip(0)
+    assert accuracy(perfect, classes).tolist() == pytest.approx([1.0, 0.0, 0.8])
