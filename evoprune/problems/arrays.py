@@ -77,7 +77,7 @@ def from_mapping(data: Mapping[str, Any], name: str) -> Arrays:
     """
     for key in data:
         if key not in KEYS and str(key).startswith(("x_", "y_")):
-            raise UnknownName("array", key, KEYS)
+            raise UnknownName(f"array of data {name!r}:", key, KEYS)
     for key in ("x_train", "x_test"):
         if data.get(key) is None:
             raise InputError(f"data {name!r} has no {key}: give {', '.join(KEYS[:4])} (to reconstruct, no labels)")
