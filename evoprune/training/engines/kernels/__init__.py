@@ -1,0 +1,1 @@
+"""Compiled kernels of the sparse engine, one small file each."""

@@ -1,0 +1,93 @@
+"""Sampled product of one individual: the gradient of every survivor, and of the biases.
+
+The gradient of a survivor is one dot product: the delta of its output row with the input run that it multiplies, over all
+pixels and samples. The gradients of pruned weights are never formed. Results are added to what is there.
+
+Counted for an individual with S survivors, R rows, P pixels a row and B samples: 2·S·P·B operations; bytes: (1 + 1/4)·S·P·B
+reads of numbers from cache (a row's delta stays in registers for Linear, and is read once for four survivors otherwise),
+S numbers read and written. The bias gradient reads R·P·B numbers that the cache holds already.
+"""
+
+from __future__ import annotations
+
+from numba import carray
+
+from evoprune.training.engines.kernels.runtime import address, address32, address64, inline, kernel, move, pointer
+from evoprune.training.engines.kernels.vectors import dot_tile, dots_line
+
+__all__ = ["sampled"]
+
+dots_8, dots_4, dots_2, dots_1 = (dot_tile(width) for width in (8, 4, 2, 1))
+line_8, line_4, line_1 = dots_line(8), dots_line(4), dots_line(1)
+
+DELTA, IN, WEIGHTS, BIAS, POINTERS, INDICES, FIRST = 0, 4, 8, 9, 10, 11, 12
+ROWS, LINES, RUNS, LENGTH, DELTA_ROW, DELTA_LINE, DELTA_RUN, IN_LINE, IN_RUN, UNIT, LANES, SIZE = tuple(range(13, 25))
+WORDS = 25
+
+
+@inline
+def run_sum(data, length):  # type: ignore[no-untyped-def]
+    """Sum of a run."""
+    values, total = carray(data, length), data[0] * 0
+    for number in range(length):
+        total += values[number]
+    return total
+
+
+@inline
+def one_run(result, delta, data, indices, count, unit, length, width):  # type: ignore[no-untyped-def]
+    """All survivors of a row whose delta is a single run, tile by tile."""
+    at = 0
+    while at + 8 * width <= length:
+        dots_8(result, move(delta, at), move(data, at), indices, count, unit)
+        at += 8 * width
+    if at + 4 * width <= length:
+        dots_4(result, move(delta, at), move(data, at), indices, count, unit)
+        at += 4 * width
+    if at + 2 * width <= length:
+        dots_2(result, move(delta, at), move(data, at), indices, count, unit)
+        at += 2 * width
+    if at + width <= length:
+        dots_1(result, move(delta, at), move(data, at), indices, count, unit)
+
+
+@inline
+def many_runs(args, result, delta, data, indices, count):  # type: ignore[no-untyped-def]
+    """All survivors of a row whose delta is an image, eight at a time."""
+    lines, runs, length, unit = args[LINES], args[RUNS], args[LENGTH], args[UNIT]
+    dl, dr, il, ir = args[DELTA_LINE], args[DELTA_RUN], args[IN_LINE], args[IN_RUN]
+    at = 0
+    while at + 8 <= count:
+        line_8(move(result, at), delta, data, move(indices, at), unit, lines, runs, length, dl, dr, il, ir)
+        at += 8
+    if at + 4 <= count:
+        line_4(move(result, at), delta, data, move(indices, at), unit, lines, runs, length, dl, dr, il, ir)
+        at += 4
+    while at < count:
+        line_1(move(result, at), delta, data, move(indices, at), unit, lines, runs, length, dl, dr, il, ir)
+        at += 1
+
+
+@kernel
+def sampled(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+    """weights' gradient += delta · input at every survivor; bias' gradient += sum of delta."""
+    delta, data = pointer(args, kind, DELTA, row, slot, block), pointer(args, kind, IN, row, slot, block)
+    rows, lines, runs, length, unit, width = args[ROWS], args[LINES], args[RUNS], args[LENGTH], args[UNIT], args[LANES]
+    first = address64(args[FIRST])[row]
+    result = address(kind, args[WEIGHTS] + first * args[SIZE])
+    indices = address32(args[INDICES] + first * 4)
+    pointers = address32(args[POINTERS] + row * (rows + 1) * 4)
+    bias = address(kind, args[BIAS] + row * rows * args[SIZE])
+    for unit_row in range(rows):
+        begin = pointers[unit_row]
+        count = pointers[unit_row + 1] - begin
+        own = move(delta, unit_row * args[DELTA_ROW])
+        if args[WEIGHTS] != 0:
+            if lines * runs == 1:
+                one_run(move(result, begin), own, data, move(indices, begin), count, unit, length, width)
+            else:
+                many_runs(args, move(result, begin), own, data, move(indices, begin), count)
+        if args[BIAS] != 0:
+            for line in range(lines):
+                for run in range(runs):
+                    bias[unit_row] += run_sum(move(own, line * args[DELTA_LINE] + run * args[DELTA_RUN]), length)

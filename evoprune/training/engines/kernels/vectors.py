@@ -1,0 +1,248 @@
+"""Inner loops in explicit vectors: what a survivor does to one contiguous run of numbers.
+
+Numba has no vector type, and a compiler that sees plain loops reloads and stores the output once a survivor. These
+intrinsics keep the output (or the row of deltas) in registers while the survivors pass by. All sums are fused
+multiply-adds in the order of the survivors, so that the result depends neither on the width of a tile nor on threads.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["VECTORS", "dot_tile", "dots_line", "gather_tile", "lanes"]
+
+WORD = ir.IntType(64)
+HALF = ir.IntType(32)
+
+
+@functools.cache
+def register_bytes() -> int:
+    """Width of the widest vector registers of this machine."""
+    features = llvm.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+VECTORS = 8
+"""Vectors a tile: enough independent sums to hide the latency of a multiply-add."""
+
+
+def lanes(bits: int) -> int:
+    """Numbers a register, of `bits` bits each."""
+    return 8 * register_bytes() // bits
+
+
+class _Emitter:
+    """Emits vector code for one element type."""
+
+    def __init__(self, builder: Any, element: Any) -> None:
+        self.builder, self.element = builder, element
+        self.size = 8 if isinstance(element, ir.DoubleType) else 4
+        self.lanes = lanes(8 * self.size)
+        self.vector = ir.VectorType(element, self.lanes)
+
+    def at(self, pointer: Any, offset: Any) -> Any:
+        return self.builder.gep(pointer, [offset])
+
+    def load(self, pointer: Any, number: int = 0) -> Any:
+        target = self.builder.gep(pointer, [ir.Constant(WORD, number * self.lanes)])
+        value = self.builder.load(self.builder.bitcast(target, self.vector.as_pointer()))
+        value.align = self.size
+        return value
+
+    def store(self, value: Any, pointer: Any, number: int = 0) -> None:
+        target = self.builder.gep(pointer, [ir.Constant(WORD, number * self.lanes)])
+        self.builder.store(value, self.builder.bitcast(target, self.vector.as_pointer()), align=self.size)
+
+    def splat(self, scalar: Any) -> Any:
+        start = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(HALF, 0))
+        mask = ir.Constant(ir.VectorType(HALF, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(start, ir.Constant(self.vector, ir.Undefined), mask)
+
+    def zero(self) -> Any:
+        return ir.Constant(self.vector, [ir.Constant(self.element, 0.0)] * self.lanes)
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        name = f"llvm.fma.v{self.lanes}f{8 * self.size}"
+        function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name)
+        return self.builder.call(function, [a, b, c])
+
+    def fold(self, value: Any, width: int) -> Any:
+        """Sum of the two halves of a vector of `width` lanes."""
+        half = width // 2
+        undefined = ir.Constant(value.type, ir.Undefined)
+        low, high = (
+            self.builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(HALF, half), list(range(at, at + half))))
+            for at in (0, half)
+        )
+        return self.builder.fadd(low, high)
+
+    def total(self, value: Any) -> Any:
+        """Sum of all lanes, halves first."""
+        width = self.lanes
+        while width > 1:
+            value, width = self.fold(value, width), width // 2
+        return self.builder.extract_element(value, ir.Constant(HALF, 0))
+
+    def totals(self, values: list[Any]) -> list[Any]:
+        """Sums of the lanes of four vectors (or one), each in the order of `total`, with half the shuffles."""
+        if len(values) != 4 or self.lanes < 4:
+            return [self.total(value) for value in values]
+        width = self.lanes  # lanes a group; each vector holds groups of one value each
+        while width > 1:
+            pairs = [(values[n], values[n + 1]) for n in range(0, len(values), 2)] if len(values) > 1 else [(values[0], None)]
+            values = [self._fold_groups(first, second, width) for first, second in pairs]
+            width //= 2
+        return [self.builder.extract_element(values[0], ir.Constant(HALF, number)) for number in range(4)]
+
+    def _fold_groups(self, first: Any, second: Any, width: int) -> Any:
+        count = first.type.count * (1 if second is None else 2)
+        starts = range(0, count, width)
+        halves = []
+        for offset in (0, width // 2):
+            mask = [start + offset + lane for start in starts for lane in range(width // 2)]
+            other = ir.Constant(first.type, ir.Undefined) if second is None else second
+            halves.append(self.builder.shuffle_vector(first, other, ir.Constant(ir.VectorType(HALF, len(mask)), mask)))
+        return self.builder.fadd(*halves)
+
+    def index(self, indices: Any, position: Any, unit: Any) -> Any:
+        """indices[position] · unit, as 64 bits."""
+        return self.builder.mul(self.builder.sext(self.builder.load(self.at(indices, position)), WORD), unit)
+
+
+def _accumulators(emit: _Emitter, count: int) -> list[Any]:
+    return [cgutils.alloca_once_value(emit.builder, emit.zero()) for _ in range(count)]
+
+
+def gather_tile(vectors: int, permuted: bool) -> Callable[..., None]:
+    """`tile(out, data, indices, weights, order, count, unit, start, add, gate, gated)`: one tile of an output row.
+
+    out[:] = start (+ out if add) + sum over q < count of weights[q] · data[indices[q]·unit:], then, if gated == 1, relu;
+    if gated == 2, zero where gate <= 0. permuted: weights[order[q]] for weights[q].
+    """
+
+    @intrinsic
+    def tile(
+        typingctx: Any, out: Any, data: Any, indices: Any, weights: Any, order: Any, count: Any, unit: Any, start: Any,
+        add: Any, gate: Any, gated: Any,
+    ) -> Any:  # fmt: skip
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            out, data, indices, weights, order, count, unit, start, add, gate, gated = values
+            emit = _Emitter(builder, out.type.pointee)
+            sums = _accumulators(emit, vectors)
+            first = emit.splat(start)
+            for number in range(vectors):
+                builder.store(first, sums[number])
+            with builder.if_then(builder.icmp_signed("!=", add, ir.Constant(WORD, 0))):
+                for number in range(vectors):
+                    builder.store(builder.fadd(first, emit.load(out, number)), sums[number])
+            with cgutils.for_range(builder, count) as loop:
+                row = emit.at(data, emit.index(indices, loop.index, unit))
+                position = builder.sext(builder.load(emit.at(order, loop.index)), WORD) if permuted else loop.index
+                weight = emit.splat(builder.load(emit.at(weights, position)))
+                for number in range(vectors):
+                    builder.store(emit.fma(weight, emit.load(row, number), builder.load(sums[number])), sums[number])
+            is_relu = builder.icmp_signed("==", gated, ir.Constant(WORD, 1))
+            is_gate = builder.icmp_signed("==", gated, ir.Constant(WORD, 2))
+            with builder.if_then(is_relu):
+                for number in range(vectors):
+                    value = builder.load(sums[number])
+                    builder.store(builder.select(builder.fcmp_ordered("<=", value, emit.zero()), emit.zero(), value), sums[number])
+            with builder.if_then(is_gate):
+                for number in range(vectors):
+                    closed = builder.fcmp_ordered("<=", emit.load(gate, number), emit.zero())
+                    builder.store(builder.select(closed, emit.zero(), builder.load(sums[number])), sums[number])
+            for number in range(vectors):
+                emit.store(builder.load(sums[number]), out, number)
+            return context.get_dummy_value()
+
+        small = types.CPointer(types.int32)
+        words = types.int64
+        return types.void(out, out, small, out, small, words, words, out.dtype, words, out, words), codegen
+
+    return tile
+
+
+def dot_tile(vectors: int) -> Callable[..., None]:
+    """`tile(result, delta, data, indices, count, unit)`: result[q] += sum of delta · data[indices[q]·unit:], q < count.
+
+    The tile of `delta` stays in registers while the survivors pass by, four at a time.
+    """
+
+    @intrinsic
+    def tile(typingctx: Any, result: Any, delta: Any, data: Any, indices: Any, count: Any, unit: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            result, delta, data, indices, count, unit = values
+            emit = _Emitter(builder, result.type.pointee)
+            row = [emit.load(delta, number) for number in range(vectors)]
+
+            def dots(first: Any, together: int) -> None:
+                positions = [builder.add(first, ir.Constant(WORD, number)) for number in range(together)]
+                others = [emit.at(data, emit.index(indices, position, unit)) for position in positions]
+                sums = [emit.zero()] * together
+                for number in range(vectors):
+                    sums = [emit.fma(row[number], emit.load(o, number), s) for o, s in zip(others, sums, strict=True)]
+                for position, total in zip(positions, emit.totals(sums), strict=True):
+                    target = emit.at(result, position)
+                    builder.store(builder.fadd(builder.load(target), total), target)
+
+            four = ir.Constant(WORD, 4)
+            whole = builder.and_(count, ir.Constant(WORD, -4))
+            with cgutils.for_range_slice(builder, ir.Constant(WORD, 0), whole, four) as (first, _):
+                dots(first, 4)
+            with cgutils.for_range_slice(builder, whole, count, ir.Constant(WORD, 1)) as (first, _):
+                dots(first, 1)
+            return context.get_dummy_value()
+
+        small, words = types.CPointer(types.int32), types.int64
+        return types.void(result, result, result, small, words, words), codegen
+
+    return tile
+
+
+def dots_line(together: int) -> Callable[..., None]:
+    """`line(result, delta, data, indices, unit, shape, strides…)`: dot products over many runs, `together` survivors at a time.
+
+    result[t] += sum over lines, runs and j < length of delta[…, j] · data[indices[t]·unit + …, j], t < together; `length` is
+    a multiple of the lanes.
+    """
+
+    @intrinsic
+    def line(
+        typingctx: Any, result: Any, delta: Any, data: Any, indices: Any, unit: Any, lines: Any, runs: Any, length: Any,
+        delta_line: Any, delta_run: Any, in_line: Any, in_run: Any,
+    ) -> Any:  # fmt: skip
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            result, delta, data, indices, unit, lines, runs, length, delta_line, delta_run, in_line, in_run = values
+            emit = _Emitter(builder, result.type.pointee)
+            own = _accumulators(emit, together)
+            rows = [emit.at(data, emit.index(indices, ir.Constant(WORD, number), unit)) for number in range(together)]
+            zero, step = ir.Constant(WORD, 0), ir.Constant(WORD, emit.lanes)
+            with cgutils.for_range(builder, lines) as outer, cgutils.for_range(builder, runs) as inner:
+                left = builder.add(builder.mul(outer.index, delta_line), builder.mul(inner.index, delta_run))
+                right = builder.add(builder.mul(outer.index, in_line), builder.mul(inner.index, in_run))
+                source, others = emit.at(delta, left), [emit.at(row, right) for row in rows]
+                with cgutils.for_range_slice(builder, zero, length, step) as (at, _):
+                    value = emit.load(emit.at(source, at))
+                    for number in range(together):
+                        other = emit.load(emit.at(others[number], at))
+                        builder.store(emit.fma(value, other, builder.load(own[number])), own[number])
+            totals = []
+            for first in range(0, together, 4):
+                totals += emit.totals([builder.load(value) for value in own[first : first + 4]])
+            for number, total in enumerate(totals):
+                target = emit.at(result, ir.Constant(WORD, number))
+                builder.store(builder.fadd(builder.load(target), total), target)
+            return context.get_dummy_value()
+
+        words = types.int64
+        return types.void(result, result, result, types.CPointer(types.int32), *[words] * 8), codegen
+
+    return line

@@ -1,0 +1,224 @@
+"""The sparse engine: a chunk of the generation is one block-diagonal sparse network, and no zero is ever multiplied."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from evoprune.errors import EvopruneError, InputError, UnsupportedLayer
+from evoprune.masks.space import MaskSpace
+from evoprune.training.engines.base import ENGINES, Chunk, Engine
+from evoprune.training.engines.kernels.runtime import launch
+from evoprune.training.engines.sparse.lowering import Network, Trace
+from evoprune.training.engines.sparse.structure import Sparse
+from evoprune.training.engines.sparse.tables import At, Plan, Tables, Workspace
+from evoprune.training.engines.sparse.values import Layout
+from evoprune.training.parameters import Parameters
+
+__all__ = ["SparseChunk", "SparseEngine"]
+
+BLOCK = 128
+"""Samples a block of the batch: what one survivor touches at a time."""
+
+
+@ENGINES.register("sparse")
+class SparseEngine(Engine):
+    """Block-diagonal sparse chunks, for high sparsity on a CPU.
+
+    Raises `UnsupportedLayer` for a model with a layer it has no kernel for, or on a device or type it has none for.
+    """
+
+    name = "sparse"
+
+    def __init__(self, model: nn.Module, space: MaskSpace, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__(model, space, batch_size=batch_size, device=device, dtype=dtype)
+        if torch.device(device).type != "cpu":
+            raise UnsupportedLayer(f"the sparse engine runs on the CPU, not on {device}: use engine='dense'")
+        if dtype not in (torch.float32, torch.float64):
+            raise UnsupportedLayer(f"the sparse engine computes in float32 or float64, not in {dtype}: use engine='dense'")
+        self.traces = {training: Trace(model, training) for training in (True, False)}
+        self._networks: dict[tuple[bool, tuple[int, ...]], Network] = {}
+        self._free: dict[Hashable, list[Workspace]] = {}
+        self._sources: dict[Hashable, Source] = {}
+
+    @property
+    def rows(self) -> int:
+        return 16
+
+    @property
+    def random(self) -> bool:
+        return self.traces[True].random
+
+    def chunk(self, parameters: Parameters, start: int, stop: int) -> SparseChunk:
+        return SparseChunk(self, parameters, start, stop)
+
+    def network(self, training: bool, shape: tuple[int, ...]) -> Network:
+        """The model lowered for one mode and one shape of a sample."""
+        key = (training, shape)
+        if key not in self._networks:
+            self._networks[key] = Network(self.traces[training], shape)
+        return self._networks[key]
+
+    def source(self, plan: Plan) -> Source:
+        """The input buffer of a plan."""
+        key = (*plan.key[2:], id(plan.network), plan.rows if not plan.shared else 0)
+        if key not in self._sources:
+            while len(self._sources) > 8:
+                self._sources.pop(next(iter(self._sources)))
+            self._sources[key] = Source(plan, self.dtype)
+        return self._sources[key]
+
+    def take(self, plan: Plan) -> Workspace:
+        """A free workspace for `plan`."""
+        free = self._free.setdefault(plan.key, [])
+        space = free.pop() if free else Workspace(plan, self.dtype)
+        space.stamp += 1
+        return space
+
+    def give(self, space: Workspace) -> None:
+        """The workspace is free again; what it holds stays until the next taker."""
+        free = self._free.setdefault(space.plan.key, [])
+        if not any(space is other for other in free):
+            free.append(space)
+
+
+class Source:
+    """A batch in batch-last form; kept while the same batch goes through chunk after chunk."""
+
+    def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
+        value = plan.network.source
+        self.layout = layout = Layout(*value.image, value.root.pad, plan.block)
+        self.plan, rows = plan, 1 if plan.shared else plan.rows
+        self.buffer = torch.zeros(rows * plan.blocks * layout.numbers, dtype=dtype)
+        size = layout.numbers * self.buffer.element_size()
+        self.at: At = (self.buffer.data_ptr(), 0 if plan.shared else plan.blocks * size, 0, size)
+        self._batch: weakref.ref[Tensor] | None = None
+        self._version = -1
+
+    def fill(self, batch: Tensor) -> None:
+        """Copy `batch` in, unless it is there already."""
+        version = -1 if batch.is_inference() else batch._version
+        if self._batch is not None and self._batch() is batch and self._version == version >= 0:
+            return
+        plan, layout = self.plan, self.layout
+        rows = 1 if plan.shared else plan.rows
+        inner = (layout.channels, layout.height, layout.width)
+        given = batch.detach().reshape(rows, plan.samples, *inner)
+        target = self.buffer.view(rows, plan.blocks, inner[0], inner[1] + 2 * layout.pad, inner[2] + 2 * layout.pad, plan.block)
+        target = target[:, :, :, layout.pad : layout.pad + inner[1], layout.pad : layout.pad + inner[2]]
+        for block in range(plan.blocks):
+            part = given[:, block * plan.block : (block + 1) * plan.block]
+            target[:, block, ..., : part.shape[1]] = part.permute(0, 2, 3, 4, 1)
+        self._batch, self._version = weakref.ref(batch), version
+
+
+class SparseChunk(Chunk):
+    """k individuals as one block-diagonal network.
+
+    in_place: gradients are added to the leaves' `.grad` by the kernels; otherwise autograd receives them.
+    """
+
+    def __init__(self, engine: SparseEngine, parameters: Parameters, start: int, stop: int) -> None:
+        super().__init__(parameters, start, stop)
+        self.engine, self.in_place = engine, True
+        masks = parameters.masks[start:stop]
+        self.masks = {name: [mask.survivors[layer] for mask in masks] for layer, name in enumerate(parameters.space.names)}
+        self.structures: dict[Hashable, Sparse] = {}
+        self.leaves: dict[str, Tensor] = {**self.survivors, **self.stacked}
+        self._anchor = torch.zeros((), dtype=engine.dtype, requires_grad=True)
+        self._tables: dict[Hashable, weakref.ref[Tables]] = {}
+
+    def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
+        samples, shape = (batch.shape[0], batch.shape[1:]) if shared else (batch.shape[1], batch.shape[2:])
+        if samples == 0:
+            raise InputError("an empty batch: give at least one sample")
+        if not shared and batch.shape[0] != self.k:
+            raise InputError(f"{batch.shape[0]} batches for {self.k} individuals: give one each")
+        engine, keep = self.engine, torch.is_grad_enabled() and self.training
+        network = engine.network(self.training, tuple(shape))
+        plan = Plan(network, self.k, samples, shared=shared, threads=torch.get_num_threads(), keep=torch.is_grad_enabled(), block=BLOCK)
+        del keep
+        if batch.dtype != engine.dtype:
+            batch = batch.to(engine.dtype)
+        if not plan.keep:
+            space = engine.take(plan)
+            output = self._forward(space, batch)
+            engine.give(space)
+            return output
+        leaves = [self._anchor] if self.in_place else list(self.leaves.values())
+        output: Tensor = _Run.apply(self, plan, batch, *leaves)
+        return output
+
+    def _tables_on(self, space: Workspace, gradients: dict[str, Tensor] | None = None) -> Tables:
+        source = self.engine.source(space.plan)
+        if gradients is not None:
+            return Tables(self, self.structures, self.masks, space, (source.buffer, source.at), gradients)
+        known = space.tables.get(self)
+        if known is None or known.source[0] is not source.buffer:
+            own = {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
+            known = space.tables[self] = Tables(self, self.structures, self.masks, space, (source.buffer, source.at), own)
+        return known
+
+    def _forward(self, space: Workspace, batch: Tensor) -> Tensor:
+        plan = space.plan
+        self.engine.source(plan).fill(batch)
+        tables = self._tables_on(space)
+        output = torch.empty((self.k, plan.samples, *plan.network.output.shape), dtype=self.engine.dtype)
+        tables.forward.args[-1][TENSOR] = output.data_ptr()
+        launch(tables.forward, plan.threads)
+        return output
+
+    def _backward(self, space: Workspace, batch: Tensor, change: Tensor, tables: Tables) -> None:
+        self.engine.source(space.plan).fill(batch)
+        assert tables.backward is not None
+        tables.backward.args[0][TENSOR] = change.data_ptr()
+        launch(tables.backward, space.plan.threads)
+
+
+from evoprune.training.engines.kernels.border import TENSOR  # noqa: E402
+
+
+class _Lease:
+    """One use of a workspace, from a forward pass to the end of its graph."""
+
+    def __init__(self, engine: SparseEngine, plan: Plan) -> None:
+        self.engine, self.space = engine, engine.take(plan)
+        self.stamp = self.space.stamp
+
+    def check(self) -> None:
+        if self.space.stamp != self.stamp:
+            raise EvopruneError("backward a second time after another forward pass: run forward again")
+
+    def end(self) -> None:
+        """Another forward pass may take the buffers from now on."""
+        if self.space.stamp == self.stamp:
+            self.engine.give(self.space)
+
+    __del__ = end
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, chunk: SparseChunk, plan: Plan, batch: Tensor, *leaves: Tensor) -> Tensor:
+        ctx.chunk, ctx.batch, ctx.lease, ctx.leaves = chunk, batch, _Lease(chunk.engine, plan), len(leaves)
+        return chunk._forward(ctx.lease.space, batch)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
+        chunk, lease = ctx.chunk, ctx.lease
+        lease.check()
+        change = change.contiguous()
+        if chunk.in_place:
+            chunk._backward(lease.space, ctx.batch, change, chunk._tables_on(lease.space))
+            lease.end()
+            return (None,) * (3 + ctx.leaves)
+        gradients = {name: torch.zeros_like(leaf) for name, leaf in chunk.leaves.items()}
+        chunk._backward(lease.space, ctx.batch, change, chunk._tables_on(lease.space, gradients))
+        return (None, None, None, *gradients.values())

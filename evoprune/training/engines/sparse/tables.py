@@ -1,0 +1,174 @@
+"""Programs with all their addresses: one chunk of individuals on one workspace of buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evoprune.training.engines.base import Chunk
+from evoprune.training.engines.kernels.runtime import Program, address_of
+from evoprune.training.engines.kernels.vectors import lanes
+from evoprune.training.engines.sparse.lowering import Network
+from evoprune.training.engines.sparse.structure import Longs, Sparse
+from evoprune.training.engines.sparse.values import Layout, Value
+
+__all__ = ["Plan", "Tables", "Workspace"]
+
+At = tuple[int, int, int, int]
+
+
+class Plan:
+    """How a network runs on a batch: size of a block, number of blocks, what must be kept for the backward pass.
+
+    key: equal plans can share workspaces.
+    """
+
+    def __init__(self, network: Network, rows: int, samples: int, *, shared: bool, threads: int, keep: bool, block: int) -> None:
+        self.network, self.rows, self.samples, self.shared, self.threads, self.keep = network, rows, samples, shared, threads, keep
+        whole = -(-samples // 16) * 16
+        self.block = whole if network.whole_batch or whole <= block else block
+        self.blocks = -(-samples // self.block)
+        self.key = (id(network), rows, samples, shared, threads, keep)
+
+
+class Workspace:
+    """Buffers that one chunk at a time works in; made when first asked for, zeros (borders stay zero)."""
+
+    def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
+        self.plan, self.dtype, self.stamp = plan, dtype, 0
+        self._buffers: dict[Hashable, tuple[Tensor, At]] = {}
+        self.tables: dict[int, Tables] = {}
+
+    def buffer(self, key: Hashable, numbers: int, *, a_row: bool, a_block: bool, dtype: torch.dtype | None = None) -> At:
+        """Address and byte strides (individual, thread, block) of a buffer of `numbers` numbers.
+
+        a_row: every individual has its own (it is kept), else every thread. a_block: every block has its own.
+        """
+        if key not in self._buffers:
+            plan = self.plan
+            blocks, owners = plan.blocks if a_block else 1, plan.rows if a_row else plan.threads
+            tensor = torch.zeros(owners * blocks * numbers, dtype=dtype or self.dtype)
+            block = numbers * tensor.element_size()
+            owner = blocks * block
+            at = (tensor.data_ptr(), owner if a_row else 0, 0 if a_row else owner, block if a_block else 0)
+            self._buffers[key] = tensor, at
+        return self._buffers[key][1]
+
+    def tensor(self, key: Hashable) -> Tensor:
+        """The memory of a buffer."""
+        return self._buffers[key][0]
+
+    def holds(self, key: Hashable) -> bool:
+        """Whether the buffer was ever asked for."""
+        return key in self._buffers
+
+
+class Tables:
+    """What the operations of a network ask while they become kernel calls, and the two programs that result."""
+
+    def __init__(self, chunk: Chunk, structures: dict[Hashable, Sparse], masks: dict[str, Sequence[Longs]], space: Workspace,
+                 source: tuple[Tensor, At], gradients: dict[str, Tensor], keep_deltas: bool = False) -> None:  # fmt: skip
+        plan = space.plan
+        self.chunk, self.structures, self.masks, self.space, self.plan = chunk, structures, masks, space, plan
+        self.source, self.gradients, self.keep_deltas = source, gradients, keep_deltas
+        self.samples, self.size, self.lanes = plan.samples, 8 if space.dtype == torch.float64 else 4, 0
+        self.lanes = lanes(8 * self.size)
+        self._kept: list[Any] = []
+        self._waiting: dict[Value, int] = {}
+        self._written: set[Value] = set()
+        network = plan.network
+        self.forward = self._program([call for step in network.operations for call in step.forward(self)])
+        self.output_args = self.forward.args[-1]
+        self.backward: Program | None = None
+        if plan.keep:
+            self._waiting = dict(network.uses)
+            self.backward = self._program([call for step in reversed(network.operations) for call in step.backward(self)])
+
+    def _program(self, calls: Sequence[tuple[Any, Sequence[int]]]) -> Program:
+        return Program([(address_of(entry, self.space.dtype), args) for entry, args in calls], self.chunk.k, self.plan.blocks)
+
+    # ---- buffers ------------------------------------------------------------------------------------------------
+
+    def layout(self, value: Value) -> Layout:
+        """How the numbers of `value` lie."""
+        return Layout(*value.image, value.root.pad, self.plan.block)
+
+    def delta_layout(self, value: Value) -> Layout:
+        """How the numbers of its gradient lie."""
+        return Layout(*value.image, value.root.delta_pad, self.plan.block)
+
+    def at(self, value: Value, *, offset: int = 0, inside: bool = False) -> At:
+        """Where `value` lies, `offset` numbers on, or from its first pixel inside the border."""
+        layout = self.layout(value)
+        if value.root is self.plan.network.source:
+            base = self.source[1]
+        else:
+            keep = self.plan.keep
+            base = self.space.buffer(("value", value.root), layout.numbers, a_row=keep, a_block=keep)
+        return base[0] + (layout.origin if inside else offset) * self.size, *base[1:]
+
+    def delta_at(self, value: Value, *, offset: int = 0, inside: bool = False) -> At:
+        """The same for its gradient, of which every thread holds one at a time."""
+        layout, keep = self.delta_layout(value), self.keep_deltas
+        base = self.space.buffer(("delta", value.root), layout.numbers, a_row=keep, a_block=keep)
+        return base[0] + (layout.origin if inside else offset) * self.size, *base[1:]
+
+    def extra(self, key: Hashable, numbers: int, dtype: torch.dtype | None = None) -> At:
+        """A buffer that forward leaves for backward."""
+        keep = self.plan.keep
+        return self.space.buffer(key, numbers, a_row=keep, a_block=keep, dtype=dtype)
+
+    @staticmethod
+    def put(args: list[int], position: int, at: Sequence[int]) -> None:
+        """Write the four words of a buffer."""
+        args[position : position + 4] = at
+
+    def contribute(self, root: Value) -> tuple[bool, bool]:
+        """The next operation adds to the gradient of `root`: (whether something is there already, whether it closes the gate)."""
+        add = root in self._written
+        self._written.add(root)
+        self._waiting[root] -= 1
+        return add, root.gated and self._waiting[root] == 0
+
+    # ---- parameters ---------------------------------------------------------------------------------------------
+
+    def address(self, array: Any) -> int:
+        """Address of a numpy array, which is kept alive."""
+        self._kept.append(array)
+        return int(array.ctypes.data)
+
+    def structure(self, key: Hashable, make: Callable[[], Sparse]) -> Sparse:
+        """The sparse matrices `key` of this chunk, made once."""
+        if key not in self.structures:
+            self.structures[key] = make()
+        return self.structures[key]
+
+    def survivors(self, name: str) -> Sequence[Longs]:
+        """Sorted indices of the weights of each individual."""
+        if name in self.masks:
+            return self.masks[name]
+        fixed = self._other(name)
+        return [np.arange(fixed[0].numel(), dtype=np.int64)] * self.chunk.k
+
+    def _other(self, name: str) -> Tensor:
+        return self.chunk.stacked[name] if name in self.chunk.stacked else self.chunk.states[name]
+
+    def weight(self, name: str) -> int:
+        """Address of the values of a weight."""
+        return (self.chunk.survivors[name] if name in self.chunk.survivors else self._other(name)).data_ptr()
+
+    def stacked(self, name: str | None) -> int:
+        """Address of a stacked parameter or buffer, 0 if there is none."""
+        return 0 if name is None else self._other(name).data_ptr()
+
+    def weight_gradient(self, name: str) -> int:
+        """Address of the gradient, 0 where none is wanted."""
+        return self.gradients[name].data_ptr() if name in self.gradients else 0
+
+    def stacked_gradient(self, name: str | None) -> int:
+        """The same for a parameter that may be absent."""
+        return 0 if name is None else self.weight_gradient(name)
