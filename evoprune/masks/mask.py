@@ -28,6 +28,7 @@ class Mask:
     __slots__ = ("_digest", "space", "survivors")
     space: MaskSpace
     survivors: tuple[Indices, ...]
+    _digest: str | None
 
     def __init__(self, space: MaskSpace, survivors: Sequence[npt.ArrayLike]) -> None:
         """`survivors`: one array of indices a layer, strictly increasing, within [0, size).

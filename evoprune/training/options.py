@@ -161,7 +161,7 @@ class Training:
             if self.weight_decay:
                 raise InputError("rprop has no weight decay: set weight_decay=0 or choose another optimizer")
             del options["weight_decay"]
-        return OPTIMIZERS[self.optimizer](list(leaves), **options)  # type: ignore[call-arg]
+        return OPTIMIZERS[self.optimizer](list(leaves), **options)
 
     @property
     def base_lr(self) -> float:

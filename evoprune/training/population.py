@@ -190,7 +190,7 @@ class Population:
         return pd.DataFrame({"individual": self.trace.individuals, **values, "failed": self.trace.failed})
 
     def measure(self) -> Population:
-        """Evaluate on the validation split and put that into the trace's latest epoch, after a change of masks; returns itself."""
+        """Evaluate on the validation split and put it into the trace's latest epoch, after masks changed; returns itself."""
         values = self._evaluate("validation")
         counts = [mask.count for mask in self.masks]
         self.trace.add(self.epoch, {"val_loss": values["loss"], "val_accuracy": values["accuracy"], "survivors": counts})

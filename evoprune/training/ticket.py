@@ -107,7 +107,7 @@ class Ticket:
             device = owner.get_parameter("weight").device
             prune.custom_from_mask(owner, "weight", kept.to(device))
             # torch leaves a tensor with a graph here, which deepcopy refuses; every forward recomputes it
-            owner.weight = owner.weight.detach()
+            owner.weight = owner.weight.detach()  # type: ignore[operator]
         return module
 
     def compact(self) -> nn.Module:
@@ -166,7 +166,7 @@ class Ticket:
 
     @classmethod
     def load(cls, path: str | Path, *, problem: Problem | None = None) -> Ticket:
-        """Read a ticket back. `problem` (of the same space) is needed for `module`, `compact` and `test` unless model and data were named.
+        """Read a ticket back; unless model and data were named, `module`, `compact` and `test` need `problem`.
 
         Raises `DamagedFile` for a file that cannot be read, `MaskMismatch` for a problem of another model.
         """
@@ -176,7 +176,8 @@ class Ticket:
 
     def __repr__(self) -> str:
         made = self.provenance.get("method", "ticket")
-        return f"Ticket({made}: {self.mask.count:,} of {self.mask.space.prunable:,} weights, val_loss {self.val_loss:.4f}, val_accuracy {self.val_accuracy:.4f})"
+        score = f"val_loss {self.val_loss:.4f}, val_accuracy {self.val_accuracy:.4f}"
+        return f"Ticket({made}: {self.mask.count:,} of {self.mask.space.prunable:,} weights, {score})"
 
     def with_provenance(self, more: Mapping[str, Any]) -> Ticket:
         """The same ticket with more provenance."""

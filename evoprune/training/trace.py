@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from evoprune.errors import InputError
@@ -53,9 +55,8 @@ class Trace:
         for name in quantities:
             if name not in ACCUMULATORS:
                 raise InputError(f"nothing is recorded under {name!r}: choose from {', '.join(ACCUMULATORS)}")
-        self.sums = {
-            name: {layer: value.detach() * 0 for layer, value in self.parameters.survivors.items()} for name in quantities
-        }
+        values = self.parameters.survivors
+        self.sums = {name: {layer: torch.zeros_like(value.detach()) for layer, value in values.items()} for name in quantities}
 
     def accumulate(self) -> None:
         """Add this step's gradients to the sums."""
@@ -103,10 +104,10 @@ class Trace:
         weight: current value. movement: value minus initial value. grad, grad_path: the recorded sums.
         """
         totals = np.zeros(len(self.parameters))
-        for layer, value in self.parameters.survivors.items():
+        for layer in self.parameters.survivors:
             flat = np.abs(self.per_weight(quantity, layer).detach().cpu().double().numpy())
             bounds = self.parameters.bounds[layer]
-            totals += [flat[a:b].sum() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+            totals += [flat[a:b].sum() for a, b in pairwise(bounds)]
         return totals
 
     def per_weight(self, quantity: Quantity, layer: str) -> Tensor:
