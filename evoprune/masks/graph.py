@@ -1,0 +1,282 @@
+"""A network as torch.fx sees it, and a walker that carries one tensor of labels a value through its operations.
+
+Every operation is one of a few kinds, and a walker answers each kind once:
+
+| kind | what it does to units | examples |
+|---|---|---|
+| layer | makes new units from all units | Linear, Conv |
+| pointwise | keeps units apart, joins those of several operands place by place | relu, dropout, add, mul |
+| channelwise | keeps channels apart, mixes their pixels | pooling, batch norm, interpolate |
+| reduce | takes dimensions together | mean over pixels |
+| mix | scales every unit by a statistic of others | softmax, layer norm |
+| blend | makes each output from all units | transposed convolutions |
+| move | moves values, computes none | flatten, reshape, pad, slice, cat |
+| create | makes constants | zeros, ones |
+| ask | answers about a tensor | size, shape |
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves, tree_map
+
+from evoprune.errors import EvopruneError, UnsupportedLayer
+from evoprune.masks.space import PRUNABLE
+
+__all__ = ["Conv", "Layer", "Walker", "tensors_in", "trace"]
+
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+Layer = nn.Linear | Conv
+DTYPE = torch.float64  # of labels: every operation that moves values takes it, and it counts exactly to 2^53
+
+FUNCTIONS = {
+    "pointwise": """abs add alpha_dropout bfloat16 bool celu clamp clip contiguous clone cos detach div double dropout dropout1d
+        dropout2d dropout3d elu eq erf exp expm1 feature_alpha_dropout feature_dropout float floordiv ge gelu gt half hardshrink
+        hardsigmoid hardswish hardtanh le leaky_relu log log1p log_sigmoid lt maximum minimum mish mod mul ne neg pos pow
+        reciprocal relu relu6 rrelu rsqrt selu sigmoid sign silu sin softplus softshrink softsign sqrt square sub tanh tanhshrink
+        threshold to truediv where""",
+    "channelwise": """adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+        adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d interpolate lp_pool1d lp_pool2d lp_pool3d max_pool1d max_pool2d
+        max_pool3d""",
+    "reduce": "amax amin logsumexp mean prod std sum var",
+    "mix": """batch_norm group_norm instance_norm layer_norm local_response_norm log_softmax normalize prelu rms_norm softmax
+        softmin""",
+    "move": """cat chunk concat concatenate expand expand_as flatten flip getitem movedim moveaxis narrow pad permute
+        pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape reshape_as roll select split squeeze stack swapaxes
+        swapdims t tile transpose unbind unflatten unsqueeze view view_as""",
+    "create": "empty_like full full_like new_full new_ones new_zeros ones ones_like zeros zeros_like",
+    "ask": "dim getattr is_floating_point len ndimension numel size",
+}
+KINDS = {name: kind for kind, names in FUNCTIONS.items() for name in names.split()}
+IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}  # a += b is operator.iadd
+
+_MIXING = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_PADS = ("ConstantPad", "ZeroPad", "ReflectionPad", "ReplicationPad", "CircularPad")
+
+
+def kind_of(module: nn.Module) -> str | None:
+    """The kind of a module that is not traced into; None when nothing is known of it."""
+    name, families = type(module).__name__, [base.__module__ for base in type(module).__mro__]
+    if isinstance(module, PRUNABLE):
+        return "layer"
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return "channelwise"
+    if isinstance(module, (*_MIXING, nn.modules.batchnorm._NormBase)) or name == "RMSNorm":
+        return "mix"
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        return "blend"
+    if isinstance(module, (nn.PReLU, nn.RReLU, nn.Identity)):
+        return "mix" if isinstance(module, nn.PReLU) and module.num_parameters > 1 else "pointwise"
+    if isinstance(module, (nn.GLU, nn.MultiheadAttention)):
+        return None
+    if isinstance(module, (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)) or name.startswith(
+        _PADS
+    ):
+        return "move"
+    kinds = {"activation": "pointwise", "dropout": "pointwise", "pooling": "channelwise", "upsampling": "channelwise"}
+    return next((kind for part, kind in kinds.items() if f"torch.nn.modules.{part}" in families), None)
+
+
+class _Tracer(fx.Tracer):
+    """Looks into every module except torch's own layers, and subclasses of them that keep torch's forward."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        own_forward = type(m).forward.__module__
+        return super().is_leaf_module(m, module_qualified_name) or (kind_of(m) is not None and own_forward.startswith("torch.nn"))
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """A traced copy of `model` in evaluation mode on the CPU, of whose modules the names start with "0".
+
+    Raises `UnsupportedLayer` when torch.fx cannot follow the forward method.
+    """
+    name = type(model).__name__
+    try:
+        root = nn.Sequential(copy.deepcopy(model)).cpu().eval()
+        return fx.GraphModule(root, _Tracer().trace(root))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedLayer(
+            f"torch.fx cannot trace {name} ({reason}): write its forward without branches on values or shapes"
+        ) from None
+
+
+def tensors_in(value: object) -> list[Tensor]:
+    """The floating-point tensors anywhere in a nested value."""
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def own_name(target: object) -> str:
+    """A module's name in the model that was traced."""
+    return str(target).removeprefix("0").removeprefix(".")
+
+
+class Walker(fx.Interpreter, ABC):
+    """Runs a traced network on labels: float64 tensors in the shapes of the real values, batch included.
+
+    Subclasses say what each kind of operation does to labels; `move`, `create` and `ask` are the same for most.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.extra_traceback = False  # messages stay one line
+        self.node: fx.Node = next(iter(graph.graph.nodes))
+
+    def walk(self, inputs: Tensor) -> Any:
+        """The labels of the network's outputs. Raises `UnsupportedLayer` when an operation is unknown or fails."""
+        try:
+            with torch.no_grad():
+                return self.run(inputs)
+        except EvopruneError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UnsupportedLayer(
+                f"{self.where()} cannot be followed on inputs of shape {tuple(inputs.shape[1:])} ({reason})"
+            ) from None
+
+    def where(self) -> str:
+        """The operation being walked, for messages."""
+        target = self.node.target
+        if self.node.op == "call_module":
+            return f"layer {own_name(target)!r} ({type(self.fetch_attr(str(target))).__name__})"
+        return f"operation {target if isinstance(target, str) else getattr(target, '__name__', target)!r}"
+
+    # ---- what subclasses say ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def layer(self, module: Layer, x: Tensor, shape: torch.Size) -> Tensor:
+        """Labels of the outputs (of `shape`) of a Linear or Conv layer."""
+
+    @abstractmethod
+    def pointwise(self, operands: list[Tensor]) -> Tensor:
+        """Labels of an elementwise function of `operands`, which are broadcast."""
+
+    @abstractmethod
+    def channelwise(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """Labels of something that keeps the channels (dimension 1) apart."""
+
+    @abstractmethod
+    def reduce(self, x: Tensor, dims: list[int], shape: torch.Size) -> Tensor:
+        """Labels of a reduction over `dims`."""
+
+    @abstractmethod
+    def mix(self, x: Tensor) -> Tensor:
+        """Labels of something that keeps the places of units, but lets others have a say in their values."""
+
+    @abstractmethod
+    def blend(self, x: Tensor, shape: torch.Size) -> Tensor:
+        """Labels of outputs that each depend on everything."""
+
+    def move(self, function: Callable[[], Any]) -> Any:
+        """Labels of something that only moves values: `function` moves the labels likewise."""
+        return function()
+
+    # ---- from nodes to kinds ------------------------------------------------------------------------------------
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.node = n
+        return super().run_node(n)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = self.fetch_attr(target)
+        return torch.zeros(value.shape, dtype=DTYPE) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._call(getattr(target, "__name__", str(target)), target, args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._call(str(target), lambda x, *rest, **named: getattr(x, target)(*rest, **named), args, kwargs)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        kind = kind_of(module)
+        if kind == "move" and hasattr(module, "value"):
+            return self.move(lambda: _pad(args[0], list(module.padding)))
+        return self._of_kind(kind, module, args, kwargs)
+
+    def _call(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        plain = IN_PLACE.get(name, name.rstrip("_"))
+        kind = KINDS.get(plain)
+        if not tensors_in((args, kwargs)):
+            return self._without_labels(kind, function, args, kwargs)
+        if plain == "pad":
+            function = _pad
+        result = self._of_kind(kind, function, args, kwargs)
+        if (plain != name) and kind == "pointwise" and isinstance(self.node.args[0], fx.Node):
+            self.env[self.node.args[0]] = result  # done in place
+        return result
+
+    def _without_labels(self, kind: str | None, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        value = function(*args, **kwargs)
+        if kind != "create" and tensors_in(value):
+            raise self._unsupported()
+        return tree_map(lambda leaf: torch.zeros(leaf.shape, dtype=DTYPE) if tensors_in(leaf) else leaf, value)
+
+    def _of_kind(self, kind: str | None, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        x = args[0] if args else kwargs.get("input")
+        match kind:
+            case "layer":
+                return self.layer(function, x, _shape(function, args, kwargs))  # type: ignore[arg-type]  # a module
+            case "pointwise":
+                return self.pointwise(tensors_in((args, kwargs)))
+            case "channelwise":
+                return self.channelwise(x, _shape(function, args, kwargs))
+            case "reduce":
+                return self.reduce(x, _dims(x.dim(), args, kwargs), _shape(function, args, kwargs))
+            case "mix":
+                return self.mix(x)
+            case "blend":
+                return self.blend(x, _shape(function, args, kwargs))
+            case "move":
+                return self.move(lambda: function(*args, **kwargs))
+            case "create":
+                return torch.zeros(_shape(function, args, kwargs), dtype=DTYPE)
+            case "ask":
+                return function(*args, **kwargs)
+        raise self._unsupported()
+
+    def _unsupported(self) -> UnsupportedLayer:
+        known = "Linear, Conv, norms, pooling, elementwise functions, adds, pads, slices and reshapes can be"
+        return UnsupportedLayer(f"{self.where()} cannot be followed from unit to unit: {known}")
+
+
+def _pad(input: Tensor, pad: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Padding of labels: a constant that is padded with has no label, whatever its value."""
+    return F.pad(input, pad, mode)
+
+
+def _shape(function: Callable[..., Any], args: Any, kwargs: Any) -> torch.Size:
+    """The shape that `function` (a module too) gives, without computing anything."""
+    args, kwargs = tree_map(lambda leaf: _meta(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+    if isinstance(function, nn.Module):
+        result = functional_call(function, {name: _meta(value) for name, value in _state(function)}, args, kwargs)
+    else:
+        result = function(*args, **kwargs)
+    return torch.Size(result.shape)
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def _meta(value: Tensor) -> Tensor:
+    return torch.empty_like(value, device="meta", dtype=DTYPE if value.is_floating_point() else value.dtype)
+
+
+def _dims(rank: int, args: Any, kwargs: Any) -> list[int]:
+    """The dimensions that a reduction takes together."""
+    named = kwargs.get("dim", kwargs.get("axis"))
+    given = named if named is not None else (args[1] if len(args) > 1 else None)
+    if given is None or isinstance(given, (bool, float, str)):
+        return list(range(rank))
+    return sorted({int(dim) % rank for dim in (given if isinstance(given, (tuple, list)) else [given])})

@@ -1,0 +1,379 @@
+"""Live paths, dead units and collapsed layers, against paths counted one by one and against gradients."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from evoprune.errors import InputError, MaskMismatch, UnsupportedLayer
+from evoprune.masks.mask import Mask
+from evoprune.masks.space import MaskSpace
+from evoprune.masks.topology import Topology
+from evoprune.problems.models import MODELS, find_model
+
+
+def draw(space: MaskSpace, density: float, seed: int) -> Mask:
+    rng = np.random.default_rng(seed)
+    return Mask(space, [np.flatnonzero(rng.random(size) < density) for size in space.sizes])
+
+
+def of_rows(model: nn.Module, *rows: list[list[int]]) -> Mask:
+    """A mask of a stack of Linear layers from 0/1 matrices (outputs by inputs)."""
+    space = MaskSpace.of(model)
+    return Mask.of_dense(space, {name: np.array(row) for name, row in zip(space.names, rows, strict=True)})
+
+
+# ---- networks -----------------------------------------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    """Linear layers, norm, a residual add: what a user writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.mid, self.bn, self.out = nn.Linear(4, 5), nn.Linear(5, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.inp(x))
+        return self.out(torch.relu(self.bn(self.mid(h))) + h)
+
+
+class Shortcut(nn.Module):
+    """Two stages joined by an option-A shortcut (strided slice, zero channels), mean over pixels."""
+
+    def __init__(self, cut: str = "pad") -> None:
+        super().__init__()
+        self.cut = cut
+        self.stem, self.bn = nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.a, self.b = nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.stem(x)))
+        short = x[:, :, ::2, ::2]
+        if self.cut == "pad":
+            short = F.pad(short, (0, 0, 0, 0, 2, 2))
+        else:
+            zeros = short.new_zeros(short.size(0), 2, short.size(2), short.size(3))
+            short = torch.cat([zeros, short, zeros], dim=1)
+        out = self.b(F.relu(self.a(x)))
+        out += short
+        return self.head(F.relu(out).mean((2, 3)))
+
+
+class Decoder(nn.Module):
+    """Features reshaped to an image, and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.code, self.up, self.conv = nn.Linear(6, 3), nn.Linear(3, 2 * 3 * 3), nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        image = torch.tanh(self.up(self.code(x))).view(-1, 2, 3, 3)
+        return F.interpolate(self.conv(image), scale_factor=2.0).flatten(1)
+
+
+class Shared(nn.Module):
+    """One layer used twice, two layers with one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.out = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.c.weight = self.b.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.c(self.b(self.a(F.relu(self.a(x))))))
+
+
+class Slices(nn.Module):
+    """Values split, mixed with the input, put together again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(3, 4), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.a(x).chunk(2, dim=1)
+        return self.c(torch.cat([self.b(left * 0.5) + x, F.elu(right)], dim=1))
+
+
+def lenet() -> nn.Module:
+    conv = [nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3)]
+    return nn.Sequential(*conv, nn.Flatten(), nn.Dropout(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
+
+
+def grouped() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 6, 1, groups=2), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.Linear(6, 2))
+
+
+NETS = {
+    "mlp": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)), (2, 3)),
+    "lenet": (lenet, (1, 8, 8)),
+    "residual": (Residual, (4,)),
+    "option A": (Shortcut, (2, 5, 5)),
+    "option A by cat": (lambda: Shortcut("cat"), (2, 5, 5)),
+    "decoder": (Decoder, (6,)),
+    "shared": (Shared, (4,)),
+    "slices": (Slices, (4,)),
+    "grouped": (grouped, (4, 3, 3)),
+    "one pixel": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 2, 5, padding="same")), (2, 1, 2)),
+    "conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), nn.Flatten(), nn.Linear(9, 2)), (2, 5)),
+    "root": (lambda: nn.Linear(4, 3), (4,)),
+    "sequence": (lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (7, 4)),
+}
+
+
+# ---- oracles ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def set_positive(model: nn.Module, mask: Mask) -> None:
+    """Survivors 1, everything else neutral, so that no path can cancel another and no activation can end one."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.reset_running_stats()
+    for name, parameter in model.named_parameters():
+        parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    for name, kept in mask.dense().items():
+        model.get_parameter(name).copy_(kept)
+
+
+class OnePixel(nn.Module):
+    """A convolution between images whose pixels are all alike, so that a channel is one number, as paths see it."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return alike(self.conv(alike(x)))
+
+
+def alike(x: Tensor) -> Tensor:
+    return x.mean(tuple(range(2, x.dim())), keepdim=True).expand_as(x).clone()
+
+
+def live_by_gradient(model: nn.Module, mask: Mask, input_shape: tuple[int, ...]) -> Mask:
+    """The survivors that move the sum of the outputs when everything is positive."""
+    model = copy.deepcopy(model).double().eval()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.MaxPool2d):  # a maximum ends paths on one input, not on all
+            model.set_submodule(name, nn.AvgPool2d(module.kernel_size, module.stride, module.padding))
+    weights = {name: model.get_parameter(name) for name in mask.space.names}
+    set_positive(model, mask)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            model.set_submodule(name, OnePixel(module))
+    model(torch.ones(2, *input_shape, dtype=torch.float64)).sum().backward()
+    return Mask.of_dense(mask.space, {name: weight.grad * weight for name, weight in weights.items()})
+
+
+def live_by_enumeration(mask: Mask) -> set[tuple[int, int]]:
+    """(layer, index) of the weights on a path of a stack of Linear layers: every path tried, one by one."""
+    matrices = [kept.numpy() for kept in mask.dense().values()]
+    live = set()
+    for path in itertools.product(*(range(size) for size in [matrices[0].shape[1], *(m.shape[0] for m in matrices)])):
+        steps = [
+            (layer, target * m.shape[1] + source)
+            for layer, (m, source, target) in enumerate(zip(matrices, path, path[1:], strict=False))
+        ]
+        if all(matrices[layer].ravel()[index] for layer, index in steps):
+            live |= set(steps)
+    return live
+
+
+def units(topology: Topology, mask: Mask) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    for name, dead in topology.dead_units(mask).items():
+        yield name, dead.no_input, dead.no_output
+
+
+# ---- tests --------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(st.floats(0.05, 0.9), st.integers(0, 10**6))
+def test_live_weights_of_a_small_mlp_are_those_on_an_enumerated_path(density: float, seed: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    mask = draw(MaskSpace.of(model), density, seed)
+    topology = Topology.of(model, (3,))
+    live = topology.live(mask)
+    found = {(layer, int(index)) for layer, survivors in enumerate(live.survivors) for index in survivors}
+    assert found == live_by_enumeration(mask)
+    assert topology.live_paths(mask) == len(found)
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("density", [0.08, 0.2, 0.5, 1.0])
+def test_live_weights_are_those_with_a_gradient(net: str, density: float) -> None:
+    build, input_shape = NETS[net]
+    model = build()
+    topology = Topology.of(model, input_shape)
+    for seed in range(4):
+        mask = draw(MaskSpace.of(model), density, seed)
+        live = topology.live(mask)
+        assert live == live_by_gradient(model, mask, input_shape)
+        assert topology.live_paths(mask) == live.count
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "mlp:W1-W2-…"])
+def test_live_weights_of_the_named_models_are_those_with_a_gradient(name: str) -> None:
+    entry = find_model(name)
+    shape = (entry.reference[0], 12, 12) if name in {"lenet-300-100", "autoencoder"} else (entry.reference[0], 32, 32)
+    model = entry.build(shape, 10)
+    topology, space = Topology.of(model, shape), MaskSpace.of(model)
+    mask = draw(space, 0.005, 0)
+    assert topology.live(mask) == live_by_gradient(model, mask, shape)
+    assert topology.live_paths(mask) < mask.count
+    assert topology.live_paths(Mask.full(space)) == space.prunable
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(sorted(NETS)), st.floats(0, 1), st.integers(0, 10**6))
+def test_live_is_a_subset_idempotent_and_monotone(net: str, density: float, seed: int) -> None:
+    build, input_shape = NETS[net]
+    model = build()
+    topology, mask = Topology.of(model, input_shape), draw(MaskSpace.of(model), density, seed)
+    live = topology.live(mask)
+    assert live <= mask
+    assert topology.live(live) == live
+    assert live <= topology.live(mask | draw(mask.space, 0.2, seed + 1))
+    collapsed = topology.collapsed_layers(mask)
+    assert collapsed == [name for name, count in zip(live.space.names, live.counts, strict=True) if count == 0]
+
+
+def test_dead_units_are_told_apart() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
+    mask = of_rows(model, [[1, 0], [0, 0], [0, 1], [0, 0]], [[1, 1, 0, 0], [0, 0, 0, 0]])
+    dead = Topology.of(model, (2,)).dead_units(mask)
+    assert dead["0.weight"].no_input.tolist() == [False, True, False, True]
+    assert dead["0.weight"].no_output.tolist() == [False, False, True, True]
+    assert dead["0.weight"].dead.tolist() == [False, True, True, True]
+    assert dead["2.weight"].no_input.tolist() == [False, True]
+    assert dead["2.weight"].no_output.tolist() == [False, False]
+
+
+def test_death_spreads_through_layers_and_biases_do_not_make_a_path() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1))
+    mask = of_rows(model, [[0, 0], [1, 1]], [[1, 0], [0, 0]], [[1, 1]])
+    topology = Topology.of(model, (2,))
+    dead = topology.dead_units(mask)
+    assert dead["1.weight"].no_input.all()
+    assert dead["0.weight"].no_output.tolist() == [False, True]
+    assert topology.live_paths(mask) == 0
+    assert topology.collapsed_layers(mask) == ["0.weight", "1.weight", "2.weight"]
+
+
+def test_a_residual_add_keeps_a_unit_alive_through_either_branch() -> None:
+    model = Residual()
+    space = MaskSpace.of(model)
+    dense = {name: np.zeros(shape) for name, shape in zip(space.names, space.shapes, strict=True)}
+    dense["inp.weight"][0, 0] = dense["out.weight"][1, 0] = dense["mid.weight"][2, 3] = 1
+    topology = Topology.of(model, (4,))
+    mask = Mask.of_dense(space, dense)
+    assert topology.live(mask).counts == (1, 0, 1)
+    assert topology.collapsed_layers(mask) == ["mid.weight"]
+    assert topology.dead_units(mask)["mid.weight"].no_input.all()
+    assert topology.dead_units(mask)["mid.weight"].no_output.tolist() == [False, True, True, True, True]
+
+
+def test_zero_channels_of_a_shortcut_end_no_path_and_begin_none() -> None:
+    model = Shortcut()
+    space = MaskSpace.of(model)
+    mask = Mask.full(space).replace("b.weight", []).replace("stem.weight", np.arange(18))  # only the shortcut, only channel 0
+    live = Topology.of(model, (2, 5, 5)).live(mask)
+    assert live.counts == (18, 0, 0, 3)
+    assert live.survivors[3].tolist() == [2, 10, 18]  # channel 0 stands third, after two channels of zeros
+
+
+def test_taps_that_only_see_padding_are_not_live() -> None:
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    assert Topology.of(model, (1, 1, 1)).live(Mask.full(MaskSpace.of(model))).survivors[0].tolist() == [4]
+
+
+def test_a_frozen_layer_connects_everything() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[1].requires_grad_(False)
+    mask = of_rows(model, np.eye(4, 3).tolist(), [[1, 0, 0, 0], [0, 0, 0, 0]])
+    assert Topology.of(model, (3,)).live(mask).counts == (3, 1)
+
+
+def test_a_layer_that_is_never_called_is_dead() -> None:
+    model = Residual()
+    model.spare = nn.Linear(3, 2)
+    topology, mask = Topology.of(model, (4,)), Mask.full(MaskSpace.of(model))
+    assert topology.collapsed_layers(mask) == ["spare.weight"]
+    assert topology.dead_units(mask)["spare.weight"].dead.all()
+
+
+def test_subclasses_of_torch_layers_are_followed_unless_their_forward_is_new() -> None:
+    class Plain(nn.Linear):
+        pass
+
+    class Odd(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight / self.weight.norm())
+
+    mask = Mask.full(MaskSpace.of(nn.Sequential(Plain(3, 2))))
+    assert Topology.of(nn.Sequential(Plain(3, 2)), (3,)).live(mask) == mask
+    with pytest.raises(UnsupportedLayer):
+        Topology.of(nn.Sequential(Odd(3, 2)), (3,))
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) if x.sum() > 0 else x
+
+
+class Product(Branching):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) @ x.t()
+
+
+@pytest.mark.parametrize(
+    ("model", "input_shape", "message"),
+    [
+        (Branching(), (3,), "cannot trace Branching"),
+        (Product(), (3,), "matmul"),
+        (nn.Sequential(nn.Linear(3, 8), nn.GLU()), (3,), r"'1' \(GLU\)"),
+        (nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(5, 2)), (3,), r"'2' \(Linear\).*shape \(3,\)"),
+        (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2)), (3, 3), r"'0' \(Conv2d\)"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_in_one_line(model: nn.Module, input_shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(UnsupportedLayer, match=message) as caught:
+        Topology.of(model, input_shape)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    topology = Topology.of(nn.Linear(3, 2), (3,))
+    with pytest.raises(MaskMismatch):
+        topology.live(Mask.full(MaskSpace.of(nn.Linear(2, 3))))
+    with pytest.raises(InputError, match="input shape"):
+        Topology.of(nn.Linear(3, 2), (3.5,))  # type: ignore[arg-type]
+
+
+def test_the_model_is_left_as_it_was_and_the_topology_can_be_sent() -> None:
+    model = Residual().train()
+    before = copy.deepcopy(model.state_dict())
+    state = torch.get_rng_state()
+    topology = Topology.of(model, (4,))
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    mask = draw(MaskSpace.of(model), 0.5, 0)
+    assert pickle.loads(pickle.dumps(topology)).live(mask) == topology.live(mask)
