@@ -4,5 +4,6 @@ from evoprune.training.engines.base import ENGINES, Chunk, Engine
 from evoprune.training.engines.choice import make_engine
 from evoprune.training.engines.dense import DenseEngine
 from evoprune.training.engines.loop import LoopEngine
+from evoprune.training.engines.sparse import SparseEngine
 
-__all__ = ["ENGINES", "Chunk", "DenseEngine", "Engine", "LoopEngine", "make_engine"]
+__all__ = ["ENGINES", "Chunk", "DenseEngine", "Engine", "LoopEngine", "SparseEngine", "make_engine"]
