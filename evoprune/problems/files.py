@@ -61,10 +61,10 @@ def read_npz(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise InputError(f"there is no file {path}: give the path of an .npz archive")
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it is a single array")
-        with archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it is a single array")
             return {key: archive[key] for key in archive.files}
     except PermissionError:
         raise InputError(f"{path} cannot be read: check its permissions") from None

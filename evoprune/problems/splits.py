@@ -103,7 +103,8 @@ class Standardiser:
                 block = (block - self.mean) / self.std
             elif x.dtype == np.uint8:
                 block = block / 255
-            scaled[start : start + len(block)] = block
+            with np.errstate(over="ignore"):  # said below
+                scaled[start : start + len(block)] = block
             start += len(block)
         if not np.isfinite(scaled).all():
             raise InputError("the inputs overflow float32: scale the data down")

@@ -24,6 +24,7 @@ def image(inputs: Shape, name: str, shrink: Callable[[int], int]) -> tuple[int, 
 
 
 def halved(times: int) -> Callable[[int], int]:
+    """What is left of an image's side after so many poolings."""
     return lambda side: side >> times
 
 
