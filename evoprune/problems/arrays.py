@@ -115,9 +115,10 @@ def _labels(y: Array, key: str, samples: int, name: str) -> Array:
         return y.astype(np.float32)
     if y.size != samples:
         raise InputError(f"data {name!r}: {key} has shape {y.shape}: give one class number a sample, not one-hot rows")
-    if y.dtype.kind == "i" and y.size and y.min() < 0:
-        raise InputError(f"data {name!r}: {key} holds the label {y.min()}: class numbers start at 0")
-    return y.reshape(-1).astype(np.int64)
+    numbers = y.reshape(-1).astype(np.int64)
+    if numbers.min() < 0:
+        raise InputError(f"data {name!r}: {key} holds the label {numbers.min()}: class numbers start at 0")
+    return numbers
 
 
 def _check_finite(array: Array, key: str, name: str) -> None:

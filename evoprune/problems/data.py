@@ -60,12 +60,8 @@ class Data:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def __reduce__(self) -> tuple[Callable[..., Data], tuple[Any, ...]]:
-        if self.source is not None:
-            return _reload, (
-                self.source,
-                self.digest,
-                self.labels == "none",
-            )  # a worker loads a named data set once, not once a message
+        if self.source is not None:  # a worker loads a named data set once, not once a message
+            return _reload, (self.source, self.digest, self.labels == "none")
         parts = [(split.inputs, split.targets) for split in self.splits.values()]
         return _rebuild, (self.name, parts, self.digest, self.classes)
 
@@ -83,6 +79,7 @@ def load_data(
     that becomes the validation split where none is given, stratified, always the same.
     Raises `InputError`, `UnknownName` or `DamagedFile` with one line that says what to do.
     """
+    _check_options(standardize, validation)
     if isinstance(data, (str, os.PathLike)):
         return _cached(_source(os.fspath(data), root, standardize, validation))
     if isinstance(data, Data):
@@ -97,9 +94,8 @@ def load_data(
 
 
 def prepare(arrays: Arrays, *, standardize: bool = True, validation: float = 0.1, source: Source | None = None) -> Data:
-    """Split and scale `arrays`; they are not changed."""
-    if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
-        raise InputError(f"validation {validation!r} is not usable: give a share between 0 and 1, such as 0.1")
+    """Split and scale `arrays`; they are not changed. See `load_data`."""
+    _check_options(standardize, validation)
     classes = _classes(arrays)
     x, y = arrays.x_train, arrays.y_train
     kept, held = None, None
@@ -115,6 +111,13 @@ def prepare(arrays: Arrays, *, standardize: bool = True, validation: float = 0.1
         classes=classes,
         source=source,
     )
+
+
+def _check_options(standardize: object, validation: object) -> None:
+    if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
+        raise InputError(f"validation {validation!r} is not usable: give a share between 0 and 1, such as 0.1")
+    if not isinstance(standardize, bool):
+        raise InputError(f"standardize {standardize!r} is not usable: give True or False")
 
 
 def _split(scale: Standardiser, x: Any, y: Array | None, rows: Rows | None = None) -> Split:
@@ -168,6 +171,9 @@ def _cached(source: Source) -> Data:
 
 def _reload(source: Source, digest: str, bare: bool) -> Data:
     """The same data in another process."""
+    name, root, _, standardize, validation = source
+    if root and not Path(root).is_dir():  # another machine keeps its data elsewhere; the digest tells whether they are the same
+        source = _source(name, None, standardize, validation)
     data = _cached(source)
     if data.digest != digest:
         raise InputError(f"the data of {source[0]} are not what they were when the problem was made: make the problem again")
@@ -179,7 +185,7 @@ _SHARED: weakref.WeakValueDictionary[str, Data] = weakref.WeakValueDictionary()
 
 def _rebuild(name: str, parts: list[tuple[Any, Any]], digest: str, classes: int | None) -> Data:
     """Unpickled arrays: the copies of one process share their memory."""
-    key = f"{digest} {classes}"
+    key = f"{digest} {'bare' if parts[0][1] is None else 'labelled'}"
     data = _SHARED.get(key)
     if data is None:
         train, validation, test = (Split(*part) for part in parts)

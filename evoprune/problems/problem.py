@@ -155,7 +155,10 @@ class Problem:
 
     @property
     def fingerprint(self) -> str:
-        """Hex hash of structure, initial weights, data, split, scaling and loss; the same in every process."""
+        """Hex hash of structure, initial weights, data, split, scaling and loss; the same in every process.
+
+        A module's structure is its printed form, a custom loss its name: what a `forward` of yours computes is not seen.
+        """
         if self._fingerprint is None:
             digest = hashlib.blake2b(repr(self._structure()).encode(), digest_size=16)
             for name, value in sorted(self.initial_weights().items()):

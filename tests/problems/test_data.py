@@ -78,10 +78,12 @@ def test_a_validation_set_of_ones_own_is_taken_as_it_is() -> None:
     assert data.validation.goals.tolist() == [0, 1, 2, 3, 0, 1]
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, True, "much", float("nan")])
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, True, "much", [0.1], float("nan")])
 def test_a_share_that_is_none_is_refused(share: Any) -> None:
     with pytest.raises(InputError, match=r"validation .* is not usable"):
         load_data(labelled(), validation=share)
+    with pytest.raises(InputError, match=r"validation .* is not usable"):
+        load_data("digits", validation=share)
 
 
 def test_a_single_sample_cannot_be_split() -> None:
@@ -297,6 +299,23 @@ def test_arrays_travel_whole_and_their_copies_share_memory() -> None:
     assert first.train is second.train
     assert torch.equal(first.test.inputs, data.test.inputs)
     assert first.digest == data.digest
+
+
+def test_copies_with_and_without_labels_are_not_mixed_up() -> None:
+    values = load_data(arrays(RANDOM.normal(size=(50, 3)), RANDOM.normal(size=(50, 2))))
+    bare, labels = pickle.loads(pickle.dumps(values.without_labels())), pickle.loads(pickle.dumps(values))
+    assert (bare.labels, labels.labels) == ("none", "values")
+
+
+def test_a_machine_that_keeps_its_data_elsewhere_loads_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mnist_root: Path
+) -> None:
+    (tmp_path / "MNIST").symlink_to(mnist_root / "MNIST")
+    message = pickle.dumps(load_data("mnist", root=tmp_path))
+    (tmp_path / "MNIST").unlink()
+    tmp_path.rmdir()
+    monkeypatch.setenv("EVOPRUNE_DATA", str(mnist_root))
+    assert pickle.loads(message).digest == load_data("mnist").digest
 
 
 def test_the_digest_knows_content_split_and_scaling() -> None:
