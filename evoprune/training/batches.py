@@ -48,9 +48,9 @@ class Batches:
         kept = shuffled[: self.per_epoch * self.size].reshape(self.per_epoch, self.size)
         return torch.from_numpy(kept).to(self.device)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets of each step of an epoch (0 is the first)."""
-        for indices in self.order(epoch):
+    def epoch(self, epoch: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets of the steps of an epoch (0 is the first), or of its steps first … stop - 1 alone."""
+        for indices in self.order(epoch)[first:stop]:
             yield self.inputs[indices], self.targets[indices]
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:

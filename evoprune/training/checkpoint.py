@@ -22,7 +22,10 @@ __all__ = ["restore", "state"]
 def state(population: Population) -> dict[str, Any]:
     """`{"tensors": {name: Tensor}, "values": JSON-able}`; everything is a copy."""
     parameters = population.parameters
-    tensors: dict[str, Tensor] = {"counts": torch.tensor([mask.counts for mask in parameters.masks])}
+    tensors: dict[str, Tensor] = {
+        "counts": torch.tensor([mask.counts for mask in parameters.masks]),
+        "loss": population._loss.clone(),
+    }
     for layer, name in enumerate(parameters.space.names):
         tensors[f"survivors/{name}"] = torch.from_numpy(np.concatenate([mask.survivors[layer] for mask in parameters.masks]))
     groups = {"value": parameters.leaves(), "initial": parameters.initial, "buffer": parameters.buffers}
@@ -72,7 +75,7 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
             optimizer.state[parameters.leaves()[name]][slot] = value.clone()
     for name, slots in values["optimizer"].items():
         optimizer.state[parameters.leaves()[name]].update(slots)
-    population.optimizer, population.steps = optimizer, values["steps"]
+    population.optimizer, population.steps, population._loss = optimizer, values["steps"], tensors["loss"].clone()
     population.ledger = type(population.ledger)(**values["ledger"])
     population.trace.restore(values["trace"], parameters)
     population._adopt(parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Population"]
+
+progress = logging.getLogger("evoprune.progress")
 
 
 class HasMask(Protocol):
@@ -82,6 +85,7 @@ class Population:
         self.trace = Trace(problem, parameters)
         self.ledger = Ledger(device=self.device.type, engine=self.engine.name)
         self.steps = 0
+        self._loss = torch.zeros(len(masks), dtype=torch.float64, device=self.device)  # sum over the steps of the running epoch
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
         self._adopt(parameters)
 
@@ -111,10 +115,32 @@ class Population:
             raise InputError(f"epochs={epochs!r} is not usable: give a whole number >= 0")
         if self.epoch + epochs > self.horizon:
             raise InputError(f"{self.epoch} + {epochs} epochs go beyond the horizon of {self.horizon}: raise horizon=")
+        if self.steps % self.batches.per_epoch:
+            raise InputError(f"step {self.steps} lies within epoch {self.epoch + 1}: finish it with train_steps()")
         started = time.perf_counter()
         with seeds.isolated():
             for remaining in range(epochs, 0, -1):
-                self._train_epoch(tuple(record) if remaining == 1 else (), gradients=gradients)
+                self.trace.start_sums(tuple(record) if remaining == 1 else ())
+                self._advance(self.batches.per_epoch, gradients=gradients)
+        return self._finish_training(started)
+
+    def train_steps(self, steps: int) -> Population:
+        """Advance every network by `steps` optimizer steps, across the ends of epochs, where the trace gets its rows; returns itself.
+
+        Raises `InputError` beyond the horizon, `TrainingFailed` when every network has turned NaN.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+            raise InputError(f"steps={steps!r} is not usable: give a whole number >= 0")
+        if self.steps + steps > self.horizon * self.batches.per_epoch:
+            raise InputError(f"{self.steps} + {steps} steps go beyond the horizon of {self.horizon} epochs: raise horizon=")
+        started, end = time.perf_counter(), self.steps + steps
+        self.trace.start_sums(())
+        with seeds.isolated():
+            while self.steps < end:
+                self._advance(min(end - self.steps, self.batches.per_epoch - self.steps % self.batches.per_epoch))
+        return self._finish_training(started)
+
+    def _finish_training(self, started: float) -> Population:
         self.ledger.wall_s += time.perf_counter() - started
         if self.trace.failed.all():
             raise TrainingFailed(
@@ -122,19 +148,24 @@ class Population:
             )
         return self
 
-    def _train_epoch(self, record: Sequence[str], *, gradients: bool) -> None:
-        self.trace.start_sums(record)
+    def _advance(self, steps: int, *, gradients: bool = True) -> None:
+        """Take `steps` steps within one epoch, and finish the epoch when they end it."""
+        first = self.steps % self.batches.per_epoch
         for chunk in self._chunks:
             chunk.train()
-        loss = torch.zeros(len(self), dtype=torch.float64, device=self.device)
-        for inputs, targets in self.batches.epoch(self.epoch):
-            self._step(inputs, targets, loss, gradients=gradients)
-            if record:
+        if not first:
+            self._loss = torch.zeros(len(self), dtype=torch.float64, device=self.device)
+        for inputs, targets in self.batches.epoch(self.epoch, first, first + steps):
+            self._step(inputs, targets, self._loss, gradients=gradients)
+            if self.trace.sums:
                 self.trace.accumulate()
             self.optimizer.step()
             _zero_gradients(self.parameters)
             self.steps += 1
-        self._finish_epoch((loss / self.batches.per_epoch).cpu().numpy())
+        counts = [mask.count for mask in self.masks]
+        self.ledger.train(steps * self.batches.size, counts, 3 * self.problem.prunable * len(self.problem.split("train")))
+        if first + steps == self.batches.per_epoch:
+            self._finish_epoch((self._loss / self.batches.per_epoch).cpu().numpy())
 
     def _step(self, inputs: Tensor, targets: Tensor, loss: Tensor, *, gradients: bool) -> None:
         total = self.horizon * self.batches.per_epoch
@@ -152,8 +183,6 @@ class Population:
 
     def _finish_epoch(self, train_loss: Any) -> None:
         counts = [mask.count for mask in self.masks]
-        n_train = len(self.problem.split("train"))
-        self.ledger.train(self.batches.per_epoch * self.batches.size, counts, 3 * self.problem.prunable * n_train)
         values = self._evaluate("validation")
         self.trace.failed |= ~np.isfinite(train_loss) | ~self._finite()
         self.trace.add(
@@ -166,6 +195,7 @@ class Population:
                 "failed": self.trace.failed.tolist(),
             },
         )
+        progress.debug("epoch %d of %d, %d networks", self.epoch, self.horizon, len(self))
 
     def _finite(self) -> Any:
         """Whether all values of each row are finite, `(K,)`."""
@@ -259,6 +289,7 @@ class Population:
     def _move(self, rows: Sequence[int], parameters: Parameters, relayout: Relayout, *, branch: bool) -> Population:
         self.trace.move(parameters, relayout, rows, branch=branch)
         self.optimizer = _transplant(self.optimizer, self.training, self.parameters, parameters, relayout)
+        self._loss = self._loss[list(rows)]
         self._adopt(parameters)
         return self
 
