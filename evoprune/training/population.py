@@ -22,7 +22,7 @@ from evoprune.training.evaluation import evaluate
 from evoprune.training.ledger import Ledger
 from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
-from evoprune.training.ticket import Ticket, describe
+from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ class Population:
             },
             history_rows=self.trace.history(self.trace.individuals[position]),
             ledger=self.ledger,
-            provenance={"problem": describe(self.problem), "seed": self.seed, "training": self.training.as_dict()},
+            provenance={"problem": self.problem.describe(), "seed": self.seed, "training": self.training.as_dict()},
             problem=self.problem,
             trace_rows=self.trace.rows(),
         )

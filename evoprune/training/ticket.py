@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from evoprune.errors import InputError, MaskMismatch
+from evoprune.errors import EvopruneError, InputError, MaskMismatch
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.losses import accuracy
@@ -22,22 +22,7 @@ from evoprune.training.ledger import Ledger
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Ticket", "describe"]
-
-
-def describe(problem: Problem) -> dict[str, Any]:
-    """What a ticket keeps of its problem, JSON-able."""
-    return {
-        "model": problem.model_name,
-        "data": problem.data_name,
-        "seed": problem.seed,
-        "loss": problem.loss.name,
-        "task": problem.task,
-        "metric": problem.metric,
-        "input_shape": list(problem.input_shape),
-        "outputs": problem.outputs,
-        "fingerprint": problem.fingerprint,
-    }
+__all__ = ["Ticket"]
 
 
 @dataclass(eq=False)
@@ -152,8 +137,14 @@ class Ticket:
         return {"accuracy": right / len(split) if problem.task == "classification" else None, "loss": loss / len(split)}
 
     def _problem(self, wanted: str) -> Problem:
+        """The problem; a loaded ticket makes it again, when it is needed, from the names in its provenance."""
         if self.problem is None:
-            raise InputError(f"{wanted} needs the problem: load with Ticket.load(path, problem=…), or use apply(my_module)")
+            try:
+                self.problem = Problem.from_description(self.provenance.get("problem", {}))
+            except EvopruneError as error:
+                raise InputError(
+                    f"{wanted} needs the problem ({error}): use Ticket.load(path, problem=…), or apply(my_module)"
+                ) from error
         return self.problem
 
     # ---- files --------------------------------------------------------------------------------------------------

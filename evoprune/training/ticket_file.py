@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evoprune.errors import DamagedFile, EvopruneError, MaskMismatch
+from evoprune.errors import DamagedFile, MaskMismatch
 from evoprune.files import Arrays, read_tensors, write_tensors
 from evoprune.masks.files import decode, describe, encode, space_of
 from evoprune.masks.mask import Mask
@@ -41,7 +41,7 @@ def save(ticket: Ticket, path: Path) -> Path:
 
 
 def load(path: Path, problem: Problem | None) -> Ticket:
-    """Read a ticket; without `problem` one is made again from the provenance when model and data were named."""
+    """Read a ticket; `problem` must be of the same space."""
     from evoprune.training.ticket import Ticket
 
     tensors, header = read_tensors(path, format=FORMAT, version=VERSION, lost="the ticket")
@@ -63,7 +63,7 @@ def load(path: Path, problem: Problem | None) -> Ticket:
         history = [dict(row) for row in header["history"]]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DamagedFile(f"{path} is damaged ({error}): the ticket is lost, make it again") from None
-    return Ticket(mask, weights, initial, history, ledger, provenance, problem or _named_problem(provenance, mask))
+    return Ticket(mask, weights, initial, history, ledger, provenance, problem)
 
 
 def _kept(mask: Mask, name: str, value: Tensor) -> Any:
@@ -78,15 +78,6 @@ def _dense(mask: Mask, name: str, value: Any) -> Tensor:
     dense = np.zeros(mask.space.sizes[layer], dtype=value.dtype)
     dense[mask.survivors[layer]] = value
     return torch.from_numpy(dense.reshape(mask.space.shapes[layer]))
-
-
-def _named_problem(provenance: dict[str, Any], mask: Mask) -> Problem | None:
-    made = provenance.get("problem", {})
-    try:
-        problem = Problem(made["model"], made["data"], seed=made["seed"], loss=made["loss"])
-    except (KeyError, TypeError, EvopruneError, OSError):
-        return None  # a user's own module or arrays: the caller gives them
-    return problem if problem.space == mask.space else None
 
 
 def _json(row: dict[str, Any]) -> dict[str, Any]:
