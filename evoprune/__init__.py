@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from evoprune.masks.sampling import random_mask
     from evoprune.masks.space import MaskSpace
     from evoprune.masks.topology import Topology
-    from evoprune.methods import Method, method
+    from evoprune.methods import Method, method, scorers
+    from evoprune.methods.scorers import scorer
     from evoprune.problems.problem import Problem
     from evoprune.runs import load_runs
     from evoprune.training.ledger import Ledger
@@ -51,6 +52,8 @@ _NAMES = {
     "mutSwap": "evolution.operators",
     "random_mask": "masks.sampling",
     "save_mask": "masks.files",
+    "scorer": "methods.scorers",
+    "scorers": "methods",
 }
 _TABLES = ("criteria", "methods")  # modules that can be subscripted by name
 _METHODS = ("combined", "dense", "dissipating", "dropout", "evolve", "kstarts")

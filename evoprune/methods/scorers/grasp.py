@@ -1,0 +1,31 @@
+"""Gradient signal preservation."""
+
+from __future__ import annotations
+
+import torch
+
+from evoprune.methods.scorers.probe import Probe
+from evoprune.methods.scorers.scorer import Scores, scorer
+
+__all__ = ["grasp"]
+
+
+@scorer(reference="Wang 2020, arXiv:2002.07376, eq. 8")
+def grasp(probe: Probe, *, temperature: float = 200.0) -> Scores:
+    """w·(H g), g the gradient, H the Hessian of the loss: those leave without which the squared gradient norm is largest.
+
+    The paper's score is the negative of this, and its largest leave. temperature: divides class logits.
+    Cost: three dense gradients.
+    """
+    weights = probe.masked()
+    direction = probe.gradient(weights, temperature=temperature)
+    products = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    for batch in probe.batches():
+        loss = probe.loss(weights, batch, temperature=temperature)
+        gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        slope = torch.stack(
+            [(gradient * along).sum() for gradient, along in zip(gradients, direction.values(), strict=True)]
+        ).sum()
+        for name, product in zip(weights, probe.second(slope, weights), strict=True):
+            products[name] += product / probe.samples.number
+    return {name: weights[name] * product for name, product in products.items()}

@@ -1,0 +1,33 @@
+"""NTK-SAP: pruning by the neural tangent kernel, without labels."""
+
+from __future__ import annotations
+
+import torch
+
+from evoprune.methods.scorers.probe import Probe
+from evoprune.methods.scorers.scorer import Scores, scorer
+
+__all__ = ["ntk_sap"]
+
+
+@scorer(reference="Wang 2023, arXiv:2304.02840, eq. 9", needs="inputs", steps=20)
+def ntk_sap(probe: Probe, *, epsilon: float = 0.01) -> Scores:
+    """abs(dS/dm), S the mean of abs(f(x, m·w) - f(x, m·(w + epsilon·z)))^2 over Gaussian x, w and z.
+
+    20 rounds of density d^(t/20). S estimates epsilon^2 times the trace of the neural tangent kernel. Each batch has inputs,
+    weights and noise of its own. Cost: two passes a batch and round.
+    """
+    gates = probe.gates()
+    total = {name: torch.zeros_like(gate) for name, gate in gates.items()}
+    for index in range(probe.samples.number):
+        probe.redraw(probe.step, index)
+        inputs = probe.samples.noise(probe.step, index)
+        moved = {name: w + epsilon * probe.gaussian(w, "move", name, probe.step, index) for name, w in probe.weights.items()}
+        here, there = (
+            probe.outputs({name: gates[name] * w for name, w in weights.items()}, inputs, seen=False)
+            for weights in (probe.weights, moved)
+        )
+        change = (here - there).square().sum() / len(inputs)
+        for value, gradient in zip(total.values(), torch.autograd.grad(change, list(gates.values())), strict=True):
+            value += gradient
+    return {name: value.abs() for name, value in total.items()}

@@ -1,0 +1,146 @@
+"""The network as a scorer sees it: initial weights, a mask, samples, and the cost of looking."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from evoprune import seeds
+from evoprune.errors import InputError
+from evoprune.masks.mask import Mask
+from evoprune.methods.scorers.samples import Samples
+from evoprune.problems.problem import Problem
+from evoprune.training.ledger import Ledger
+
+__all__ = ["Probe"]
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(eq=False)
+class Probe:
+    """One step of a scorer: the mask reached so far, on weights that are never written to.
+
+    step: 0 for the first. weights: dense initial prunable weights by name. others: the other parameters. buffers: the rest.
+    Every pass is counted in `ledger`, as 3 · prunable · samples.
+    """
+
+    problem: Problem
+    module: nn.Module
+    mask: Mask
+    samples: Samples
+    step: int
+    seed: int
+    ledger: Ledger
+    weights: dict[str, Tensor] = field(init=False)
+    others: dict[str, Tensor] = field(init=False)
+    buffers: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._adopt(self.problem.initial_weights())
+
+    def _adopt(self, values: Values) -> None:
+        placed = {name: value.to(self.samples.device) for name, value in values.items()}
+        placed = {name: value.to(self.samples.dtype) if value.is_floating_point() else value for name, value in placed.items()}
+        parameters = dict(self.module.named_parameters())
+        self.weights = {name: placed[name] for name in self.problem.space.names}
+        self.others = {name: value for name, value in placed.items() if name in parameters and name not in self.weights}
+        self.buffers = {name: value for name, value in placed.items() if name not in parameters}
+
+    def double(self) -> Probe:
+        """The same in float64."""
+        samples = copy.copy(self.samples)
+        samples.dtype = torch.float64
+        return replace(self, samples=samples)
+
+    @property
+    def trained(self) -> set[str]:
+        """Names of the parameters that require a gradient."""
+        return {name for name, parameter in self.module.named_parameters() if parameter.requires_grad}
+
+    # ---- weights ------------------------------------------------------------------------------------------------
+
+    def gates(self) -> dict[str, Tensor]:
+        """The mask as numbers that require a gradient: 1 for a survivor, 0 for the others."""
+        dense = self.mask.dense(device=self.samples.device)
+        return {name: kept.to(self.samples.dtype).requires_grad_() for name, kept in dense.items()}
+
+    def masked(self, weights: Values | None = None) -> dict[str, Tensor]:
+        """`weights` (the initial ones) with those that the mask prunes at 0, as leaves that require a gradient."""
+        dense = self.mask.dense(device=self.samples.device)
+        return {name: (value * dense[name]).requires_grad_() for name, value in (weights or self.weights).items()}
+
+    def redraw(self, *name: int) -> None:
+        """Replace all values by another draw of the initial weights.
+
+        A module that came with its own weights has no other draw: there, Gaussian ones of the same size (root mean square).
+        """
+        seed = seeds.derive(self.seed, "scoring weights", *name)
+        try:
+            self._adopt(self.problem.initial_weights(seed))
+        except InputError:
+            for layer, value in self.weights.items():
+                self.weights[layer] = self.gaussian(value, layer, *name) * value.square().mean().sqrt()
+
+    def gaussian(self, like: Tensor, *name: str | int) -> Tensor:
+        """Standard normal numbers in the shape of `like`, by name."""
+        rng = seeds.torch_generator(self.seed, "scoring", *name)
+        return torch.randn(like.shape, generator=rng).to(like)
+
+    # ---- passes -------------------------------------------------------------------------------------------------
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and targets of each batch of this step."""
+        for index in range(self.samples.number):
+            yield self.batch(index)
+
+    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of one batch of this step; any index has one."""
+        return self.samples.draw(self.step, index)
+
+    def outputs(
+        self, weights: Values, inputs: Tensor, *, others: Values | None = None, training: bool = True, seen: bool = True
+    ) -> Tensor:
+        """Outputs of the network with these weights; buffers stay as they were.
+
+        training: the mode. seen: whether the inputs are training samples, for the ledger.
+        """
+        self._count(len(inputs), seen)
+        buffers = {name: value.clone() for name, value in self.buffers.items()}
+        values = {**buffers, **self.others, **(others or {}), **weights}
+        outputs: Tensor = functional_call(self.module.train(training), values, (inputs,))
+        return outputs
+
+    def loss(
+        self, weights: Values, batch: tuple[Tensor, Tensor], *, others: Values | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """Mean loss of a batch in training mode. temperature: divides class logits."""
+        outputs = self.outputs(weights, batch[0], others=others)
+        if self.problem.task == "classification":
+            outputs = outputs / temperature
+        return self.problem.loss.per_sample(outputs.unsqueeze(0), batch[1]).mean()
+
+    def gradient(self, weights: Values, *, temperature: float = 1.0) -> dict[str, Tensor]:
+        """Gradient of the mean loss over this step's batches, by name."""
+        total = {name: torch.zeros_like(value) for name, value in weights.items()}
+        for batch in self.batches():
+            gradients = torch.autograd.grad(self.loss(weights, batch, temperature=temperature), list(weights.values()))
+            for value, gradient in zip(total.values(), gradients, strict=True):
+                value += gradient / self.samples.number
+        return total
+
+    def second(self, value: Tensor, with_respect_to: Values) -> tuple[Tensor, ...]:
+        """Gradient of `value`, itself made of gradients: counted as one more pass over the batch."""
+        self._count(self.samples.size, False)
+        return torch.autograd.grad(value, list(with_respect_to.values()))
+
+    def _count(self, samples: int, seen: bool) -> None:
+        updates = 3 * samples * self.problem.prunable
+        self.ledger.samples += samples if seen else 0
+        self.ledger.survivor_updates += updates
+        self.ledger.dense_equivalent_epochs += samples / len(self.problem.split("train"))
