@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Hashable
 from typing import Any
@@ -14,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from evoprune.errors import EvopruneError, InputError, UnsupportedLayer
 from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import ENGINES, Chunk, Engine
+from evoprune.training.engines.kernels.border import TENSOR
 from evoprune.training.engines.kernels.runtime import launch
 from evoprune.training.engines.sparse.lowering import Network, Trace
 from evoprune.training.engines.sparse.structure import Sparse
@@ -140,10 +140,9 @@ class SparseChunk(Chunk):
             raise InputError("an empty batch: give at least one sample")
         if not shared and batch.shape[0] != self.k:
             raise InputError(f"{batch.shape[0]} batches for {self.k} individuals: give one each")
-        engine, keep = self.engine, torch.is_grad_enabled() and self.training
+        engine = self.engine
         network = engine.network(self.training, tuple(shape))
         plan = Plan(network, self.k, samples, shared=shared, threads=torch.get_num_threads(), keep=torch.is_grad_enabled(), block=BLOCK)
-        del keep
         if batch.dtype != engine.dtype:
             batch = batch.to(engine.dtype)
         if not plan.keep:
@@ -169,7 +168,7 @@ class SparseChunk(Chunk):
         plan = space.plan
         self.engine.source(plan).fill(batch)
         tables = self._tables_on(space)
-        output = torch.empty((self.k, plan.samples, *plan.network.output.shape), dtype=self.engine.dtype)
+        output = plan.network.output.tensor(self.k, plan.samples, self.engine.dtype)
         tables.forward.args[-1][TENSOR] = output.data_ptr()
         launch(tables.forward, plan.threads)
         return output
@@ -179,9 +178,6 @@ class SparseChunk(Chunk):
         assert tables.backward is not None
         tables.backward.args[0][TENSOR] = change.data_ptr()
         launch(tables.backward, space.plan.threads)
-
-
-from evoprune.training.engines.kernels.border import TENSOR  # noqa: E402
 
 
 class _Lease:
@@ -214,7 +210,7 @@ class _Run(torch.autograd.Function):
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
         chunk, lease = ctx.chunk, ctx.lease
         lease.check()
-        change = change.contiguous()
+        change = lease.space.plan.network.output.ordered(change)
         if chunk.in_place:
             chunk._backward(lease.space, ctx.batch, change, chunk._tables_on(lease.space))
             lease.end()

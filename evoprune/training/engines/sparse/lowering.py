@@ -113,8 +113,8 @@ class Network:
                 value = ready(result)
                 if not isinstance(value, Value):
                     raise unsupported(f"{type(self.trace.model).__name__}, whose output is not one tensor of the network")
-                self.output = value
-                self.add(Output(value))
+                self.output = Output(value)
+                self.add(self.output)
             else:
                 if node.op == "call_module":
                     module = self.trace.modules[node.target]

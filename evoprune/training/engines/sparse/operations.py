@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from evoprune.training.engines.kernels import activation, border, product, sampled
 from evoprune.training.engines.kernels.runtime import kernel
@@ -230,10 +232,27 @@ def gate_calls(tables: Tables, x: Value, gated: bool) -> list[Call]:
 
 
 class Output(Operation):
-    """The last value leaves as an ordinary tensor; its gradient enters the same way."""
+    """The last value leaves as an ordinary tensor; its gradient enters the same way.
+
+    narrow: the tensor stays batch-last in memory.
+    """
+
+    NARROW = 64
 
     def __init__(self, x: Value) -> None:
         self.inputs, self.output = (x,), x
+        self.narrow = prod(x.shape) <= self.NARROW
+
+    def tensor(self, k: int, samples: int, dtype: torch.dtype) -> torch.Tensor:
+        """A new tensor `(k, samples, …)` in the memory order that the kernels write."""
+        shape = self.output.shape
+        if self.narrow:
+            return torch.empty((k, *shape, samples), dtype=dtype).movedim(-1, 1)
+        return torch.empty((k, samples, *shape), dtype=dtype)
+
+    def ordered(self, change: torch.Tensor) -> torch.Tensor:
+        """`change` in that order."""
+        return change.movedim(1, -1).contiguous() if self.narrow else change.contiguous()
 
     def _args(self, tables: Tables, at: tuple[int, int, int, int]) -> list[int]:
         args = [0] * border.WORDS
@@ -241,6 +260,8 @@ class Output(Operation):
         tables.put(args, border.BUFFER, at)
         args[border.FEATURES], args[border.SAMPLES] = layout.numbers // layout.block, tables.samples
         args[border.BLOCK], args[border.SIZE] = layout.block, tables.size
+        narrow = self.narrow
+        args[border.OF_FEATURE], args[border.OF_SAMPLE] = (tables.samples, 1) if narrow else (1, args[border.FEATURES])
         return args
 
     def forward(self, tables: Tables) -> list[Call]:
