@@ -52,7 +52,7 @@ FUNCTIONS = {
     "move": """cat chunk concat concatenate expand expand_as flatten flip getitem movedim moveaxis narrow pad permute
         pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape reshape_as roll select split squeeze stack swapaxes
         swapdims t tile transpose unbind unflatten unsqueeze view view_as""",
-    "create": "empty_like full full_like new_full new_ones new_zeros ones ones_like zeros zeros_like",
+    "create": "full full_like new_full new_ones new_zeros ones ones_like zeros zeros_like",
     "ask": "dim getattr is_floating_point len ndimension numel size",
 }
 KINDS = {name: kind for kind, names in FUNCTIONS.items() for name in names.split()}
@@ -180,6 +180,15 @@ class Walker(fx.Interpreter, ABC):
         """Labels of something that only moves values: `function` moves the labels likewise."""
         return function()
 
+    def shape_of(self, function: Callable[..., Any], args: Any, kwargs: Any) -> torch.Size:
+        """The shape that `function` (a module too) gives, without computing anything."""
+        args, kwargs = tree_map(lambda leaf: _meta(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        if isinstance(function, nn.Module):
+            result = functional_call(function, {name: _meta(value) for name, value in _state(function)}, args, kwargs)
+        else:
+            result = function(*args, **kwargs)
+        return torch.Size(result.shape)
+
     # ---- from nodes to kinds ------------------------------------------------------------------------------------
 
     def run_node(self, n: fx.Node) -> Any:
@@ -222,27 +231,29 @@ class Walker(fx.Interpreter, ABC):
         return tree_map(lambda leaf: torch.zeros(leaf.shape, dtype=DTYPE) if tensors_in(leaf) else leaf, value)
 
     def _of_kind(self, kind: str | None, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        x = args[0] if args else kwargs.get("input")
+        if kind in ("layer", "pointwise", "channelwise", "reduce", "mix", "blend"):
+            return self._computed(kind, function, args, kwargs).contiguous()
         match kind:
-            case "layer":
-                return self.layer(function, x, _shape(function, args, kwargs))  # type: ignore[arg-type]  # a module
-            case "pointwise":
-                return self.pointwise(tensors_in((args, kwargs)))
-            case "channelwise":
-                return self.channelwise(x, _shape(function, args, kwargs))
-            case "reduce":
-                return self.reduce(x, _dims(x.dim(), args, kwargs), _shape(function, args, kwargs))
-            case "mix":
-                return self.mix(x)
-            case "blend":
-                return self.blend(x, _shape(function, args, kwargs))
             case "move":
                 return self.move(lambda: function(*args, **kwargs))
             case "create":
-                return torch.zeros(_shape(function, args, kwargs), dtype=DTYPE)
+                return torch.zeros(function(*args, **kwargs).shape, dtype=DTYPE)
             case "ask":
                 return function(*args, **kwargs)
         raise self._unsupported()
+
+    def _computed(self, kind: str, function: Any, args: Any, kwargs: Any) -> Tensor:
+        x = args[0] if args else kwargs["input"]
+        if kind == "pointwise":
+            return self.pointwise(tensors_in((args, kwargs)))
+        if kind == "mix":
+            return self.mix(x)
+        shape = self.shape_of(function, args, kwargs)
+        if kind == "reduce":
+            return self.reduce(x, _dims(x.dim(), args, kwargs), shape)
+        if kind == "layer":
+            return self.layer(function, x, shape)
+        return self.channelwise(x, shape) if kind == "channelwise" else self.blend(x, shape)
 
     def _unsupported(self) -> UnsupportedLayer:
         known = "Linear, Conv, norms, pooling, elementwise functions, adds, pads, slices and reshapes can be"
@@ -252,16 +263,6 @@ class Walker(fx.Interpreter, ABC):
 def _pad(input: Tensor, pad: list[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Padding of labels: a constant that is padded with has no label, whatever its value."""
     return F.pad(input, pad, mode)
-
-
-def _shape(function: Callable[..., Any], args: Any, kwargs: Any) -> torch.Size:
-    """The shape that `function` (a module too) gives, without computing anything."""
-    args, kwargs = tree_map(lambda leaf: _meta(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-    if isinstance(function, nn.Module):
-        result = functional_call(function, {name: _meta(value) for name, value in _state(function)}, args, kwargs)
-    else:
-        result = function(*args, **kwargs)
-    return torch.Size(result.shape)
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

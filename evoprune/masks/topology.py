@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from evoprune.errors import InputError, MaskMismatch
+from evoprune.errors import MaskMismatch
 from evoprune.masks.graph import trace
 from evoprune.masks.mask import Indices, Mask
 from evoprune.masks.space import MaskSpace
@@ -83,7 +83,7 @@ class Topology:
         unknown way.
         """
         space = MaskSpace.of(model)
-        walked = Units(trace(model), _checked(input_shape))
+        walked = Units(trace(model), input_shape)
         layers = {id(model.get_parameter(name)): position for position, name in enumerate(space.names)}
         steps: list[_Use | Join] = []
         units = walked.count
@@ -169,13 +169,6 @@ class Topology:
             blind = step.blind(mask.survivors[step.layer])
             edges.append((sources, targets) if blind is None else (sources[~blind], targets[~blind]))
         return edges
-
-
-def _checked(input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    shape = tuple(input_shape)
-    if not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
-        raise InputError(f"input shape {input_shape!r} is not usable: give the sizes of one sample, as in (1, 28, 28)")
-    return tuple(int(size) for size in shape)
 
 
 def _use(call: LayerCall, layer: int) -> _Use:

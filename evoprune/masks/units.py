@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
-from evoprune.errors import UnsupportedLayer
+from evoprune.errors import InputError, UnsupportedLayer
 from evoprune.masks.graph import DTYPE, Conv, Layer, Walker, own_name, tensors_in
 from evoprune.masks.mask import Indices
 
@@ -45,8 +45,9 @@ class Join:
 class Units(Walker):
     """Labels every value, and keeps what happened on the way.
 
-    steps: layer calls and joins in the order of computation. labels: the labels of every value, by node. outputs: units
-    that the network gives out. tied: pairs of units that share a place. mixed: units whose places others depend on.
+    input_shape: the shape of one sample. steps: layer calls and joins in the order of computation. labels: the labels of every
+    value, by node. outputs: units that the network gives out. tied: pairs of units that share a place. mixed: units whose
+    places others depend on.
     """
 
     def __init__(self, graph: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
@@ -56,7 +57,8 @@ class Units(Walker):
         self.labels: dict[str, list[Tensor]] = {}
         self.tied: list[Indices] = []
         self.mixed: list[Indices] = []
-        result = self.walk(torch.full((2, *input_shape), float(INPUT), dtype=DTYPE))
+        self.input_shape = _checked(input_shape)
+        result = self.walk(torch.full((2, *self.input_shape), float(INPUT), dtype=DTYPE))
         if not tensors_in(result):
             raise UnsupportedLayer("the model's forward gives no tensor: return its outputs")
         self.outputs = _units(torch.cat([tensor.flatten() for tensor in tensors_in(result)]))
@@ -114,8 +116,9 @@ class Units(Walker):
         """One label a row for units that lose their own places; rows that hold several get a new unit."""
         if bool((rows == rows[:, :1]).all()):
             return rows[:, 0]
-        self.mixed.append(_units(rows))
-        return self._join(rows, tie=False)
+        merged = self._join(rows, tie=False)
+        self.mixed += [_units(rows), _units(merged)]
+        return merged
 
     def _join(self, rows: Tensor, *, tie: bool) -> Tensor:
         """One label a row: that of its only unit, or of a new unit that depends on all of them."""
@@ -133,6 +136,13 @@ class Units(Walker):
             pairs = np.stack([np.repeat(labels, table.shape[1]), table.ravel()], axis=1)
             self.tied.append(np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))
         return torch.from_numpy(labels.astype(np.float64))[where]
+
+
+def _checked(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    shape = tuple(input_shape)
+    if not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
+        raise InputError(f"input shape {input_shape!r} is not usable: give the sizes of one sample, as in (1, 28, 28)")
+    return tuple(int(size) for size in shape)
 
 
 def _units(labels: Tensor, *, unique: bool = True) -> Indices:
