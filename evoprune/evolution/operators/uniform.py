@@ -1,0 +1,42 @@
+"""cxSetUniform: uniform crossover of sets."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+
+from evoprune.evolution.operators.lineage import mate
+from evoprune.evolution.operators.numbers import probability
+from evoprune.evolution.operators.registry import operator
+from evoprune.evolution.operators.sets import Pair
+from evoprune.masks.mask import Indices, Mask
+from evoprune.masks.sampling import random_subset
+
+__all__ = ["cxSetUniform"]
+
+
+def set_uniform(draw: np.random.Generator, first: Mask, second: Mask, *, indpb: float) -> tuple[Mask, Mask]:
+    """The rule of `cxSetUniform`."""
+    layers = [_exchange(a, b, indpb, draw) for a, b in zip(first.survivors, second.survivors, strict=True)]
+    return Mask._trusted(first.space, [a for a, _ in layers]), Mask._trusted(first.space, [b for _, b in layers])
+
+
+def _exchange(a: Indices, b: Indices, indpb: float, draw: np.random.Generator) -> tuple[Indices, Indices]:
+    pair = Pair(a, b)
+    only_a, only_b = pair.only()
+    number = int(draw.binomial(min(len(only_a), len(only_b)), indpb))
+    for positions in (only_a, only_b):
+        pair.hand_over(positions[random_subset(draw, len(positions), number)])
+    return pair.split()
+
+
+@operator("mate", set_uniform)
+def cxSetUniform(ind1: Any, ind2: Any, *, indpb: float = 0.5, rng: random.Random | None = None) -> tuple[Any, Any]:
+    """Keep the common survivors and exchange equal numbers of the others, each pair with probability `indpb`.
+
+    Layer by layer, so each child has the layer counts of its own parent, also where the parents' differ. It respects (what
+    both keep stays, what neither keeps stays out).  [Radcliffe 1993, Genetic set recombination]
+    """
+    return mate("cxSetUniform", ind1, ind2, rng, indpb=probability("indpb", indpb))
