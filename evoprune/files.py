@@ -82,7 +82,7 @@ def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, npt.NDArra
 
     `header` should hold "format" (what the file is) and "version", which `read_tensors` checks.
     """
-    plain = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    plain = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     return atomic_write(path, save(plain, {HEADER: json.dumps(header, sort_keys=True)}))
 
 

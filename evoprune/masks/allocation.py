@@ -45,7 +45,9 @@ def smart_ratio(space: MaskSpace) -> Floats:
     return remaining**2 + remaining
 
 
-def allocate(space: MaskSpace, sparsity: float | str | Decimal, allocation: Allocation = "erk", *, floor: int = 1) -> tuple[int, ...]:
+def allocate(
+    space: MaskSpace, sparsity: float | str | Decimal, allocation: Allocation = "erk", *, floor: int = 1
+) -> tuple[int, ...]:
     """Survivors of each layer; their sum is exactly `space.budget(sparsity)`.
 
     floor: survivors that no layer may fall below (a layer smaller than that is kept whole).
@@ -66,7 +68,9 @@ def allocate(space: MaskSpace, sparsity: float | str | Decimal, allocation: Allo
         return spread(space, np.array(allocation.counts) / np.array(space.sizes), budget, floors)
     counts = tuple(int(count) for count in allocation)
     if len(counts) != len(space) or any(not 0 <= count <= size for count, size in zip(counts, space.sizes, strict=True)):
-        raise MaskMismatch(f"counts {counts} do not fit layers of {space.sizes} weights: give one count a layer, at most its size")
+        raise MaskMismatch(
+            f"counts {counts} do not fit layers of {space.sizes} weights: give one count a layer, at most its size"
+        )
     if sum(counts) != budget:
         raise InputError(f"counts {counts} sum to {sum(counts)}, sparsity {sparsity} asks for {budget}: change one of them")
     return counts
@@ -81,7 +85,8 @@ def spread(space: MaskSpace, densities: Floats, budget: int, floors: Sequence[in
             f"{budget} survivors cannot be spread over {len(space)} layers of at least {int(low.sum())} in all and "
             f"{int(sizes.sum())} weights: choose a sparsity of at most {1 - low.sum() / sizes.sum():.6g}"
         )
-    exact = _waterfill(np.maximum(densities, 1e-300) * sizes, low, sizes, budget)
+    least = max(float(densities.max()), 1e-300) * 1e-12  # a layer of density 0 is filled last, and the scale stays finite
+    exact = _waterfill(np.maximum(densities, least) * sizes, low, sizes, budget)
     counts = np.floor(exact + 1e-9)
     order = np.argsort(counts - exact, kind="stable")  # largest remainder first, ties by layer
     missing = budget - int(counts.sum())
