@@ -26,7 +26,7 @@ DENSITY = 1 / math.sqrt(2 * math.pi)
 def value(kind, x):  # type: ignore[no-untyped-def]
     """f(x)."""
     if kind == 0:
-        return x if not x <= 0 else x * 0
+        return 0.0 if x <= 0 else x + 0.0
     if kind == 1:
         return 0.5 * x * (1 + math.erf(x * ROOT_HALF))
     if kind == 2:

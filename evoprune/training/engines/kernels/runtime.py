@@ -28,7 +28,7 @@ from llvmlite import ir
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["FAST", "Program", "address", "address32", "address64", "address_of", "inline", "kernel", "launch", "move", "pointer"]
+__all__ = ["FAST", "Program", "address", "address32", "address64", "address8", "address_of", "bits", "double", "inline", "kernel", "launch", "move", "pointer", "zero"]
 
 FAST = {"reassoc", "nsz", "arcp", "contract", "afn"}
 """Fast-math flags without nnan and ninf: a NaN stays one."""
@@ -117,6 +117,26 @@ def address64(typingctx: Any, where: Any) -> Any:
 
 
 @intrinsic
+def zero(typingctx: Any, kind: Any) -> Any:
+    """Zero of `kind`'s element type."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return ir.Constant(values[0].type.pointee, 0.0)
+
+    return kind.dtype(kind), codegen
+
+
+@intrinsic
+def address8(typingctx: Any, where: Any) -> Any:
+    """The number `where` as a pointer to int8."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], ir.IntType(8).as_pointer())
+
+    return types.CPointer(types.int8)(types.int64), codegen
+
+
+@intrinsic
 def move(typingctx: Any, kind: Any, count: Any) -> Any:
     """The pointer `count` elements on."""
 
@@ -124,6 +144,21 @@ def move(typingctx: Any, kind: Any, count: Any) -> Any:
         return builder.gep(values[0], [values[1]])
 
     return kind(kind, types.int64), codegen
+
+
+@intrinsic
+def double(typingctx: Any, bits: Any) -> Any:
+    """The float64 with these bits."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.bitcast(values[0], ir.DoubleType())
+
+    return types.float64(types.int64), codegen
+
+
+def bits(number: float) -> int:
+    """The bits of a float64, as arguments carry it."""
+    return int(np.float64(number).view(np.int64))
 
 
 @intrinsic

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from numba import carray
 
-from evoprune.training.engines.kernels.runtime import address, address32, address64, inline, kernel, move, pointer
+from evoprune.training.engines.kernels.runtime import address, address32, address64, inline, kernel, move, pointer, zero
 from evoprune.training.engines.kernels.vectors import dot_tile, dots_line
 
 __all__ = ["sampled"]
@@ -28,7 +28,7 @@ WORDS = 25
 @inline
 def run_sum(data, length):  # type: ignore[no-untyped-def]
     """Sum of a run."""
-    values, total = carray(data, length), data[0] * 0
+    values, total = carray(data, length), zero(data)
     for number in range(length):
         total += values[number]
     return total

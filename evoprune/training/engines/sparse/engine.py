@@ -132,7 +132,6 @@ class SparseChunk(Chunk):
         self.structures: dict[Hashable, Sparse] = {}
         self.leaves: dict[str, Tensor] = {**self.survivors, **self.stacked}
         self._anchor = torch.zeros((), dtype=engine.dtype, requires_grad=True)
-        self._tables: dict[Hashable, weakref.ref[Tables]] = {}
 
     def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
         samples, shape = (batch.shape[0], batch.shape[1:]) if shared else (batch.shape[1], batch.shape[2:])
@@ -168,6 +167,8 @@ class SparseChunk(Chunk):
         plan = space.plan
         self.engine.source(plan).fill(batch)
         tables = self._tables_on(space)
+        for operation in plan.network.draws:
+            operation.draw(tables)
         output = plan.network.output.tensor(self.k, plan.samples, self.engine.dtype)
         tables.forward.args[-1][TENSOR] = output.data_ptr()
         launch(tables.forward, plan.threads)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from evoprune.errors import UnsupportedLayer
-from evoprune.training.engines.sparse.operations import Activation, Operation, Output, Product, Reshape
+from evoprune.training.engines.sparse.operations import Activation, Operation, Output, Product
+from evoprune.training.engines.sparse.spatial import Dropout, Largest, Mean, Norm, NormOptions, Plus, Region, Reshape
 from evoprune.training.engines.sparse.values import Value
 
 __all__ = ["Network", "Trace"]
@@ -74,7 +75,7 @@ class Trace:
         """Whether the traced program draws random numbers."""
         return any(
             (node.op == "call_module" and isinstance(self.modules[node.target], nn.modules.dropout._DropoutNd))
-            or (node.op == "call_function" and node.target in (F.dropout, F.dropout2d))
+            or (node.op == "call_function" and node.target is F.dropout)
             for node in self.graph.nodes
         )
 
@@ -87,8 +88,7 @@ class Network:
         self.source = Value(tuple(shape), needs=False)
         self.operations: list[Operation] = []
         self.producer: dict[Value, Operation] = {}
-        self.whole_batch = False
-        self._readers: Counter[Value] = Counter()
+        self._results: dict[fx.Node, Any] = {}
         self._place = ""
         self._lower()
         self._settle()
@@ -96,14 +96,12 @@ class Network:
     # ---- walking the graph --------------------------------------------------------------------------------------
 
     def _lower(self) -> None:
-        results: dict[fx.Node, Any] = {}
-        self._left = Counter(node for user in self.trace.graph.nodes for node in user.all_input_nodes)
+        results = self._results
 
         def ready(argument: Any) -> Any:
             return fx.node.map_arg(argument, lambda node: results[node])
 
         for node in self.trace.graph.nodes:
-            self._node = node
             if node.op == "placeholder":
                 results[node] = self.source
             elif node.op == "get_attr":
@@ -133,10 +131,10 @@ class Network:
         """The error for the layer that is being lowered."""
         return unsupported(self._place + (f", {why}" if why else ""))
 
-    def only_reader(self) -> bool:
-        """Whether nothing but the current node reads its first input."""
-        first = next(iter(self._node.all_input_nodes))
-        return len(first.users) == 1
+    def only_reader(self, x: Value) -> bool:
+        """Whether nothing but the current node reads `x`, under any of its names."""
+        nodes = [node for node, value in self._results.items() if value is x]
+        return sum(len(node.users) for node in nodes) - (len(nodes) - 1) == 1
 
     def name(self, parameter: Tensor | None) -> str | None:
         """Name of a parameter in the space (tied ones go by their first name)."""
@@ -164,6 +162,8 @@ class Network:
             kept.append(operation)
         self.operations = kept
         self.uses = Counter(x.root for operation in kept for x in operation.inputs)
+        self.draws = [operation for operation in kept if isinstance(operation, Dropout)]
+        self.whole_batch = any(isinstance(operation, Norm) and operation.options.batch_statistics for operation in kept)
 
 
 # ---- one rule a layer: (network, module, inputs…) or (network, inputs…, options) -> value ---------------------------------
@@ -181,8 +181,15 @@ def _product(network: Network, x: Value, weight: Tensor, bias: Tensor | None = N
     return network.add(Product(x, Value((weight.shape[0],)), str(network.name(weight)), network.name(bias)))
 
 
+def _owned(network: Network, x: Value, inplace: bool) -> None:
+    """What is changed in place must have no other reader: it would see the change, or not, by the order of the lines."""
+    if inplace and not network.only_reader(x):
+        raise network.refuse("in place on an output that is read elsewhere too")
+
+
 def _relu(network: Network, x: Value, inplace: bool = False) -> Value:
-    if isinstance(network.producer.get(x), Product) and network.only_reader() and not x.gated:
+    _owned(network, x, inplace)
+    if isinstance(network.producer.get(x), (Product, Norm, Plus)) and network.only_reader(x) and not x.gated:
         x.gated = True
         return x
     return network.add(Activation(x, Value(x.shape), "relu"))
@@ -190,6 +197,7 @@ def _relu(network: Network, x: Value, inplace: bool = False) -> Value:
 
 def _nonlinear(kind: str) -> Rule:
     def rule(network: Network, x: Value, inplace: bool = False) -> Value:
+        _owned(network, x, inplace)
         return network.add(Activation(x, Value(x.shape), kind))
 
     return rule
@@ -234,7 +242,136 @@ def _getattr(network: Network, x: Any, name: str) -> Any:
 def _getitem(network: Network, x: Any, index: Any) -> Any:
     if isinstance(x, tuple):
         return x[index]
-    raise network.refuse(str(index))
+    index = index if isinstance(index, tuple) else (index,)
+    if not all(isinstance(part, slice) for part in index) or index[0] != slice(None) or len(x.shape) not in (1, 3):
+        raise network.refuse(str(index))
+    spans = [range(*part.indices(size)) for part, size in zip([*index[1:], *[slice(None)] * 3], x.shape, strict=False)]
+    if any(not len(span) or span.step < 1 for span in spans):
+        raise network.refuse(str(index))
+    shape = tuple(len(span) for span in spans)
+    size, start, step = (_image(part, fill) for part, fill in ((shape, 1), ([s.start for s in spans], 0), ([s.step for s in spans], 1)))
+    return network.add(Region(x, Value(shape), size=size, start=start, step=step))
+
+
+def _image(numbers: Sequence[int], fill: int) -> tuple[int, int, int]:
+    """One number a dimension of an image, for a vector too."""
+    full = [*numbers, fill, fill][:3]
+    return full[0], full[1], full[2]
+
+
+def _pad(network: Network, x: Value, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Value:
+    if mode != "constant" or value not in (None, 0) or min(pad) < 0 or len(pad) > 2 * len(x.shape):
+        raise network.refuse(f"with {list(pad)}, mode {mode!r}, value {value}")
+    sides = [(0, 0)] * (len(x.shape) - len(pad) // 2) + [(pad[n], pad[n + 1]) for n in range(len(pad) - 2, -1, -2)]
+    shape = tuple(size + before + after for size, (before, after) in zip(x.shape, sides, strict=True))
+    return network.add(Region(x, Value(shape), size=x.image, to=_image([before for before, _ in sides], 0)))
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _image_only(network: Network, x: Value) -> None:
+    if len(x.shape) != 3:
+        raise network.refuse(f"on inputs of shape {x.shape}")
+
+
+def _conv(network: Network, x: Value, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
+          dilation: Any = 1, groups: int = 1) -> Value:  # fmt: skip
+    _image_only(network, x)
+    if groups != 1 or _pair(dilation) != (1, 1) or x.shape[0] != weight.shape[1]:
+        raise network.refuse("only groups=1 and dilation=1 have kernels")
+    kernel, stride = _pair(weight.shape[2:]), _pair(stride)
+    if padding == "same" and stride == (1, 1) and kernel[0] % 2 and kernel[1] % 2:
+        padding = (kernel[0] // 2, kernel[1] // 2)
+    around = (0, 0) if padding == "valid" else _pair(padding)
+    sides = [(size + 2 * p - k) // s + 1 for size, p, k, s in zip(x.shape[1:], around, kernel, stride, strict=True)]
+    if min(sides) < 1:
+        raise network.refuse(f"on inputs of shape {x.shape}")
+    y = Value((weight.shape[0], *sides))
+    return network.add(Product(x, y, str(network.name(weight)), network.name(bias), kernel, stride, around))
+
+
+def _conv_layer(network: Network, layer: nn.Conv2d, x: Value) -> Value:
+    if layer.padding_mode != "zeros":
+        raise network.refuse(f"padding_mode={layer.padding_mode!r}")
+    return _conv(network, x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def _norm(network: Network, layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Value) -> Value:
+    if len(x.shape) != (3 if isinstance(layer, nn.BatchNorm2d) else 1):
+        raise network.refuse(f"on inputs of shape {x.shape}")
+    names = [network.name(value) for value in (layer.weight, layer.bias, layer.running_mean, layer.running_var)]
+    options = NormOptions(
+        *names, network.name(layer.num_batches_tracked), layer.eps, layer.momentum,
+        batch_statistics=network.training or layer.running_mean is None,
+    )  # fmt: skip
+    return network.add(Norm(x, Value(x.shape), options))
+
+
+def _max_pool(network: Network, x: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+              ceil_mode: bool = False, return_indices: bool = False) -> Value:  # fmt: skip
+    _image_only(network, x)
+    kernel, around = _pair(kernel_size), _pair(padding)
+    if _pair(dilation) != (1, 1) or return_indices or kernel[0] * kernel[1] > 127:
+        raise network.refuse("only dilation=1, windows up to 127 pixels and no indices have kernels")
+    steps = kernel if stride is None else _pair(stride)
+    sides = [_pooled(*numbers, ceil_mode) for numbers in zip(x.shape[1:], kernel, steps, around, strict=True)]
+    return network.add(Largest(x, Value((x.shape[0], *sides)), kernel, steps, around))
+
+
+def _pooled(size: int, kernel: int, step: int, around: int, ceil_mode: bool) -> int:
+    """Windows along one side, as torch counts them."""
+    count = (size + 2 * around - kernel + (step - 1 if ceil_mode else 0)) // step + 1
+    if ceil_mode and (count - 1) * step >= size + around:
+        count -= 1
+    if count < 1:
+        raise ValueError("the window is larger than the image")
+    return count
+
+
+def _avg_pool(network: Network, x: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+              count_include_pad: bool = True, divisor_override: int | None = None) -> Value:  # fmt: skip
+    _image_only(network, x)
+    kernel, around = _pair(kernel_size), _pair(padding)
+    steps = kernel if stride is None else _pair(stride)
+    inner: list[list[tuple[int, int]]] = []
+    outer: list[list[int]] = []
+    for size, window, step, pad in zip(x.shape[1:], kernel, steps, around, strict=True):
+        starts = [n * step - pad for n in range(_pooled(size, window, step, pad, ceil_mode))]
+        inner.append([(max(at, 0), min(at + window, size)) for at in starts])
+        outer.append([min(at + window, size + pad) - at for at in starts])
+    if not count_include_pad:
+        outer = [[stop - start for start, stop in side] for side in inner]
+    divisors = [divisor_override or tall * wide for tall in outer[0] for wide in outer[1]]
+    return network.add(Mean(x, Value((x.shape[0], len(inner[0]), len(inner[1]))), inner[0], inner[1], divisors))
+
+
+def _adaptive_pool(network: Network, x: Value, output_size: Any) -> Value:
+    _image_only(network, x)
+    asked = (output_size, output_size) if isinstance(output_size, int) or output_size is None else tuple(output_size)
+    goal = [size if want is None else int(want) for size, want in zip(x.shape[1:], asked, strict=True)]
+    sides = [[(n * size // out, -(-(n + 1) * size // out)) for n in range(out)] for size, out in zip(x.shape[1:], goal, strict=True)]
+    divisors = [(b - a) * (d - c) for a, b in sides[0] for c, d in sides[1]]
+    return network.add(Mean(x, Value((x.shape[0], *goal)), sides[0], sides[1], divisors))
+
+
+def _mean(network: Network, x: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    dims = sorted(d % (len(x.shape) + 1) for d in ((dim,) if isinstance(dim, int) else dim or ()))
+    if len(x.shape) != 3 or dims != [2, 3]:
+        raise network.refuse(f"over dimensions {dim}, only a mean over all pixels has a kernel")
+    pooled = _adaptive_pool(network, x, 1)
+    return pooled if keepdim else _reshape(network, pooled, BATCH, x.shape[0])
+
+
+def _add(network: Network, left: Any, right: Any, alpha: float = 1) -> Value:
+    if not (isinstance(left, Value) and isinstance(right, Value)) or left.shape != right.shape or alpha != 1:
+        raise network.refuse("of anything but two outputs of the same shape")
+    return network.add(Plus(left, right, Value(left.shape)))
+
+
+def _dropout(network: Network, x: Value, p: float = 0.5, training: bool = True, inplace: bool = False) -> Value:
+    return network.add(Dropout(x, Value(x.shape), p)) if training and p > 0 else x
 
 
 def _of(rule: Rule, *fields: str) -> Rule:
@@ -255,6 +392,13 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.Tanh: _of(_nonlinear("tanh")),
     nn.Sigmoid: _of(_nonlinear("sigmoid")),
     nn.SiLU: _of(_nonlinear("silu")),
+    nn.Conv2d: _conv_layer,
+    nn.BatchNorm1d: _norm,
+    nn.BatchNorm2d: _norm,
+    nn.MaxPool2d: _of(_max_pool, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    nn.AvgPool2d: _of(_avg_pool, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    nn.AdaptiveAvgPool2d: _of(_adaptive_pool, "output_size"),
+    nn.Dropout: lambda network, layer, x: _dropout(network, x, layer.p, layer.training),
 }
 
 FUNCTIONS: dict[Any, Rule] = {
@@ -271,6 +415,17 @@ FUNCTIONS: dict[Any, Rule] = {
     F.silu: _nonlinear("silu"),
     torch.flatten: _flatten,
     torch.reshape: _reshape,
+    F.conv2d: _conv,
+    torch.conv2d: _conv,
+    F.max_pool2d: _max_pool,
+    F.avg_pool2d: _avg_pool,
+    F.adaptive_avg_pool2d: _adaptive_pool,
+    torch.mean: _mean,
+    F.pad: _pad,
+    F.dropout: _dropout,
+    torch.add: _add,
+    operator.add: _add,
+    operator.iadd: _add,
 }
 
 METHODS: dict[str, Rule] = {
@@ -283,4 +438,7 @@ METHODS: dict[str, Rule] = {
     "reshape": _reshape,
     "contiguous": _same,
     "size": _size,
+    "mean": _mean,
+    "add": _add,
+    "add_": _add,
 }

@@ -18,7 +18,7 @@ from evoprune.training.engines.sparse.values import Layout, Value
 if TYPE_CHECKING:
     from evoprune.training.engines.sparse.tables import Tables
 
-__all__ = ["Activation", "Operation", "Output", "Product", "Reshape"]
+__all__ = ["Activation", "Operation", "Output", "Product", "gate_calls"]
 
 Call = tuple[kernel, Sequence[int]]
 
@@ -272,24 +272,3 @@ class Output(Operation):
         args = self._args(tables, tables.delta_at(self.output))
         args[border.ADD] = int(add)
         return [(border.absorb, args), *gate_calls(tables, self.output, gated)]
-
-
-class Reshape(Operation):
-    """Another shape of the same numbers: a view where no border is in the way."""
-
-    def __init__(self, x: Value, output: Value) -> None:
-        self.inputs, self.output = (x,), output
-
-    def alias(self) -> bool:
-        """Make the output a view of the input, if the memory allows it."""
-        x, y = self.inputs[0].root, self.output
-        if x.pad or x.delta_pad or y.pad or y.delta_pad:
-            return False
-        y.root = x
-        return True
-
-    def forward(self, tables: Tables) -> list[Call]:
-        raise NotImplementedError
-
-    def backward(self, tables: Tables) -> list[Call]:
-        raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ class Workspace:
     def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
         self.plan, self.dtype, self.stamp = plan, dtype, 0
         self._buffers: dict[Hashable, tuple[Tensor, At]] = {}
-        self.tables: dict[int, Tables] = {}
+        self.tables: weakref.WeakKeyDictionary[Chunk, Tables] = weakref.WeakKeyDictionary()
 
     def buffer(self, key: Hashable, numbers: int, *, a_row: bool, a_block: bool, dtype: torch.dtype | None = None) -> At:
         """Address and byte strides (individual, thread, block) of a buffer of `numbers` numbers.
@@ -58,13 +59,16 @@ class Workspace:
             self._buffers[key] = tensor, at
         return self._buffers[key][1]
 
+    def shared_buffer(self, key: Hashable, numbers: int) -> int:
+        """Address of a buffer that all individuals share."""
+        if key not in self._buffers:
+            tensor = torch.zeros(numbers, dtype=self.dtype)
+            self._buffers[key] = tensor, (tensor.data_ptr(), 0, 0, 0)
+        return self._buffers[key][1][0]
+
     def tensor(self, key: Hashable) -> Tensor:
         """The memory of a buffer."""
         return self._buffers[key][0]
-
-    def holds(self, key: Hashable) -> bool:
-        """Whether the buffer was ever asked for."""
-        return key in self._buffers
 
 
 class Tables:
