@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evoprune import criteria, methods
+    from evoprune.evidence.plots import plot_accuracy, plot_layers, plot_trace
     from evoprune.evolution.individual import FitnessMax, FitnessMin, Individual, fitness_class
     from evoprune.evolution.operators import cxSetUniform, initSparse, mutSwap
     from evoprune.evolution.toolbox import make_toolbox
@@ -50,6 +51,9 @@ _NAMES = {
     "make_toolbox": "evolution.toolbox",
     "method": "methods",
     "mutSwap": "evolution.operators",
+    "plot_accuracy": "evidence.plots",
+    "plot_layers": "evidence.plots",
+    "plot_trace": "evidence.plots",
     "random_mask": "masks.sampling",
     "save_mask": "masks.files",
     "scorer": "methods.scorers",

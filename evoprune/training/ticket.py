@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 from evoprune.errors import EvopruneError, InputError, MaskMismatch
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
-from evoprune.problems.losses import accuracy
+from evoprune.problems.losses import hits
 from evoprune.problems.problem import Problem
 from evoprune.training.ledger import Ledger
 
@@ -32,7 +32,8 @@ class Ticket:
     mask: the survivors. weights: every parameter and buffer by name in its dense shape, pruned weights 0.
     initial: the values that every trained parameter started from, pruned weights 0.
     history_rows: one mapping an epoch. ledger: what it cost, losers included. provenance: where it came from, JSON-able.
-    problem: what it was trained on; None for a loaded ticket, until one is given.
+    problem: what it was trained on; None for a loaded ticket, until it is needed. trace_rows: as history_rows, of every
+    individual of the population that it comes from; not saved with the ticket.
     """
 
     mask: Mask
@@ -52,6 +53,13 @@ class Ticket:
         columns = ["epoch", "train_loss", "val_loss", "val_accuracy", "survivors"]
         frame = pd.DataFrame([{k: v for k, v in row.items() if k != "individual"} for row in self.history_rows])
         return frame.reindex(columns=[*columns, *(c for c in frame.columns if c not in columns)])
+
+    @property
+    def trace(self) -> pd.DataFrame:
+        """One row an individual and epoch of everything that trained on the way here, losers included."""
+        import pandas as pd
+
+        return pd.DataFrame(self.trace_rows)
 
     @property
     def val_loss(self) -> float:
@@ -88,11 +96,11 @@ class Ticket:
         """
         self.apply(module)
         for name, kept in self.mask.dense().items():
-            owner = module.get_submodule(name.rpartition(".")[0])
-            device = owner.get_parameter("weight").device
-            prune.custom_from_mask(owner, "weight", kept.to(device))
-            # torch leaves a tensor with a graph here, which deepcopy refuses; every forward recomputes it
-            owner.weight = owner.weight.detach()  # type: ignore[operator]
+            weight = module.get_parameter(name)
+            for owner in [layer for layer in module.modules() if layer._parameters.get("weight") is weight]:  # tied ones too
+                prune.custom_from_mask(owner, "weight", kept.to(weight.device))
+                # torch leaves a tensor with a graph here, which deepcopy refuses; every forward recomputes it
+                owner.weight = owner.weight.detach()  # type: ignore[operator]
         return module
 
     def compact(self) -> nn.Module:
@@ -126,14 +134,14 @@ class Ticket:
         problem = self._problem("test()")
         split = problem._open_test(reason)
         targets = split.inputs if split.targets is None else split.targets
-        module, loss, right = self.module(), 0.0, 0.0
+        module, loss, right = self.module(), 0.0, 0
         dtype = next(iter(self.weights.values())).dtype
         with torch.no_grad():
             for x, y in zip(split.inputs.split(1000), targets.split(1000), strict=True):
                 outputs = module.to(dtype)(x.to(dtype) if x.is_floating_point() else x).unsqueeze(0)
                 loss += float(problem.loss.per_sample(outputs, y).double().sum())
                 if problem.task == "classification":
-                    right += float(accuracy(outputs, y)[0]) * len(x)
+                    right += int(hits(outputs, y).sum())
         return {"accuracy": right / len(split) if problem.task == "classification" else None, "loss": loss / len(split)}
 
     def _problem(self, wanted: str) -> Problem:
