@@ -2,144 +2,152 @@
 
 from __future__ import annotations
 
-import functools
-import logging
+import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from deap import base, tools
 
 from evoprune import seeds
-from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError
+from evoprune.evolution.batchmap import BatchMap
+from evoprune.evolution.executors import make_executor
 from evoprune.evolution.individual import Individual, fitness_class
-from evoprune.evolution.operators import cxSetUniform, initSparse, mutSwap
-from evoprune.masks.allocation import Allocation, allocate
+from evoprune.evolution.journal import Journal
+from evoprune.evolution.objectives import find_objectives
+from evoprune.evolution.operators import OPERATORS
+from evoprune.evolution.population import Sizes, population
+from evoprune.evolution.several import mutate_with_size, select_several
+from evoprune.evolution.trainer import Trainer
+from evoprune.masks.allocation import Allocation
+from evoprune.masks.sampling import random_mask
 from evoprune.problems.problem import Problem
-from evoprune.training.ledger import Ledger
-from evoprune.training.population import Population
+from evoprune.registry import one_of
+from evoprune.training.options import Training
 
-__all__ = ["BatchMap", "Evaluator", "make_toolbox"]
-
-log = logging.getLogger("evoprune")
-
-
-class Evaluator:
-    """Fitness of masks: `epochs` of training, then a criterion.
-
-    Called with one individual it returns a tuple, as DEAP expects; `batch` trains many at once.
-    """
-
-    def __init__(self, problem: Problem, *, epochs: int, criterion: str, seed: int, training: dict[str, Any]) -> None:
-        self.problem, self.epochs, self.seed, self.training = problem, epochs, seed, training
-        self.criterion = CRITERIA[criterion]
-        if self.criterion.relative:
-            raise InputError(
-                f"criterion {criterion!r} depends on the cohort, so no fitness can be kept: choose one of {', '.join(absolute())}"
-            )
-        self.ledger = Ledger()
-        self.trained = 0
-
-    def __call__(self, individual: Any) -> tuple[float, ...]:
-        return self.batch([individual])[0]
-
-    def batch(self, individuals: Sequence[Any]) -> list[tuple[float, ...]]:
-        """One tuple an individual; identical masks are trained once."""
-        unique = {individual.mask.hash: individual.mask for individual in individuals}
-        if not unique:
-            return []
-        with seeds.isolated():
-            generation = Population(self.problem, list(unique.values()), horizon=self.epochs, seed=self.seed, **self.training)
-            try:
-                generation.train(self.epochs, record=self.criterion.needs)
-            finally:
-                self.ledger += generation.ledger
-                self.trained += len(generation)
-            values = dict(zip(unique, self.criterion(generation.trace, generation.masks), strict=True))
-            failed = dict(zip(unique, generation.trace.failed, strict=True))
-        for individual in individuals:
-            individual.failed = bool(failed[individual.mask.hash])
-        return [(float(values[individual.mask.hash]),) for individual in individuals]
-
-
-class BatchMap:
-    """DEAP's `map`: given the evaluator it trains all individuals at once; given any other function it is the ordinary map.
-
-    trained: networks trained so far. ledger: what that cost.
-    """
-
-    def __init__(self, evaluator: Evaluator) -> None:
-        self.evaluator = evaluator
-        self._told = False
-
-    @property
-    def trained(self) -> int:
-        return self.evaluator.trained
-
-    @property
-    def ledger(self) -> Ledger:
-        return self.evaluator.ledger
-
-    def __call__(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
-        if _unwrapped(function) is self.evaluator and len(iterables) == 1:
-            individuals = list(iterables[0])
-            results = self.evaluator.batch(individuals)
-            assert len(results) == len(individuals)
-            return results
-        if not self._told and getattr(function, "__name__", "") not in ("clone", "deepcopy"):
-            log.warning(
-                "map: %r is not the toolbox's own evaluator, so it is called for one individual after the other", function
-            )
-            self._told = True
-        return map(function, *iterables)
+__all__ = ["make_toolbox"]
 
 
 def make_toolbox(
     problem: Problem,
     *,
-    sparsity: float = 0.95,
+    sparsity: float | tuple[float, float] = 0.95,
     epochs: int = 2,
     criterion: str = "loss",
+    objectives: Sequence[str] | None = None,
     allocation: Allocation = "erk",
+    mate: str = "cxSetUniform",
+    mutate: str | None = None,
+    guided: bool | None = None,
+    inherit: str | None = None,
     seed: int | None = None,
+    journal: str | os.PathLike[str] | None = None,
+    executor: Any = None,
+    chunk: int | None = None,
+    retries: int = 2,
     **training: Any,
 ) -> base.Toolbox:
     """A toolbox on which `algorithms.eaSimple` and its siblings run unmodified.
 
-    Registered: `individual`, `population(n=)`, `evaluate`, `mate` (cxSetUniform), `mutate` (mutSwap), `select`
-    (selTournament of 3), `map`. Any of them can be registered anew.
-    epochs, criterion: the fitness. seed: a private stream for the operators and the training; None draws from the global
-    `random` and trains with seed 0. training: the options of `Training`.
-    Raises `InputError` for a relative criterion or a budget below the floors.
-    """
-    allocate(problem.space, sparsity, allocation)
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise InputError(f"epochs={epochs!r} is not usable: give the epochs of one evaluation, >= 1")
-    rng = None if seed is None else random.Random(seeds.derive(seed, "operators"))
-    evaluator = Evaluator(problem, epochs=epochs, criterion=criterion, seed=seed or 0, training=training)
-    fitness = fitness_class((evaluator.criterion.weight,))
+    Registered: `individual`, `population(n=)`, `from_mask(mask)`, `evaluate`, `mate` and `mutate` (operators by name),
+    `select`, `map`. Any of them can be registered anew.
 
-    def individual(mask: Any) -> Individual:
+    sparsity: one number, or the two ends between which the first population is spread and `mutResize` keeps it.
+    epochs, criterion: the fitness: so many epochs of training, then the criterion. objectives: instead of it several values:
+    criteria, "survivors", "macs". `mutate` is then `mutResize` or `mutSwap` with equal chances where sizes may vary, and
+    `select` is selNSGA2 for two or three, selNSGA3 above; else `mutSwap` and selTournament of 3.
+    inherit: None trains every mask from the initial weights, "weights" from the trained survivors of the individual it was
+    cloned from. guided: whether evaluations tell what `mutGuided` reads; None where that is the `mutate`.
+    seed: a private stream for the operators, and the training's; None draws from the global `random` and trains with seed 0.
+    training: the options of `Training`.
+    journal: file to which every finished evaluation is appended; the same script run again goes on from it.
+    executor: None trains in this process; a number starts so many worker processes; or a `ProcessExecutor`, a `RayExecutor`.
+    chunk: networks of a sub-batch at most, retries: of an evaluation that raised; neither changes a result.
+
+    Raises `InputError` for a relative criterion, a budget below the floors, or a journal of another configuration.
+    """
+    sizes = Sizes.of(problem.space, sparsity, allocation)
+    _check(epochs=epochs, chunk=chunk, retries=retries)
+    trainer = Trainer(
+        problem,
+        find_objectives(criterion, objectives),
+        epochs,
+        seeds.check_seed(seed or 0),
+        _training(training, inherit),
+        random_mask(problem.space, sparsity=sizes.sparsities[0], allocation=allocation),
+        keep=inherit is not None,
+        guided=mutate == "mutGuided" if guided is None else guided,
+    )
+    rng = None if seed is None else random.Random(seeds.derive(seed, "operators"))
+    fitness = fitness_class(trainer.weights)
+
+    def from_mask(mask: Any) -> Individual:
         return Individual(mask, fitness())
 
     toolbox = base.Toolbox()
-    toolbox.register("individual", initSparse, individual, problem.space, sparsity=sparsity, allocation=allocation, rng=rng)
-    toolbox.register("population", tools.initRepeat, list, toolbox.individual)
-    toolbox.register("evaluate", evaluator)
-    toolbox.register("mate", cxSetUniform, rng=rng)
-    toolbox.register("mutate", mutSwap, rng=rng)
-    toolbox.register("select", tools.selTournament, tournsize=3)
-    toolbox.map = BatchMap(evaluator)
+    toolbox.register("from_mask", from_mask)
+    toolbox.register("individual", sizes.individual, from_mask, rng=rng)
+    toolbox.register("population", population, sizes, from_mask, rng=rng)
+    toolbox.register("mate", _operator(mate, "mate"), rng=rng)
+    if mutate is None and sizes.vary:
+        toolbox.register("mutate", mutate_with_size, low=sizes.low, high=sizes.high, rng=rng)
+    else:
+        bounds = {"low": sizes.low, "high": sizes.high} if mutate == "mutResize" else {}
+        toolbox.register("mutate", _operator(mutate or "mutSwap", "mutate"), rng=rng, **bounds)
+    if len(trainer.objectives) > 1:
+        toolbox.register("select", select_several(len(trainer.objectives)))
+    else:
+        toolbox.register("select", tools.selTournament, tournsize=3)
+    toolbox.map = BatchMap(
+        trainer,
+        executor=make_executor(executor),
+        journal=None if journal is None else Journal(journal, _parts(trainer, inherit), about=problem.describe()),
+        inherit=inherit,
+        chunk=chunk,
+        retries=retries,
+    )
+    toolbox.register("evaluate", toolbox.map.evaluator)
     return toolbox
 
 
-def absolute() -> list[str]:
-    """The criteria that do not depend on the cohort."""
-    return [name for name, rule in CRITERIA.items() if not rule.relative]
+def _operator(name: str, kind: str) -> Any:
+    """The operator called `name`, which must be of that kind."""
+    found = OPERATORS[name]
+    if found.kind != kind:
+        one_of(f"operator to {kind} with", name, [other for other, entry in OPERATORS.items() if entry.kind == kind])
+    return found.function
 
 
-def _unwrapped(function: Callable[..., Any]) -> Any:
-    while isinstance(function, functools.partial) and not function.args and not function.keywords:
-        function = function.func
-    return function
+def _parts(trainer: Trainer, inherit: str | None) -> dict[str, Any]:
+    """What decides an evaluation, for the journal's header."""
+    return {
+        "problem": trainer.problem.fingerprint,
+        "training": Training.of(**trainer.training).as_dict(),
+        "objectives": list(trainer.names),
+        "epochs": trainer.epochs,
+        "seed": trainer.seed,
+        "inherit": inherit,
+        "guided": trainer.guided,
+    }
+
+
+def _training(options: dict[str, Any], inherit: str | None) -> dict[str, Any]:
+    """The options of training, refused where a fitness would not belong to its mask."""
+    if inherit is not None:
+        one_of("inherit", inherit, ("weights",))
+    known = Training.of(**options)
+    if known.own_weights:
+        raise InputError("own_weights gives a network weights by its place in a generation, so no fitness can be kept: drop it")
+    if inherit is not None and known.drop_rate:
+        raise InputError("drop_rate scales the initial weights, inherited ones too: drop one of them")
+    return options
+
+
+def _check(*, epochs: object, chunk: object, retries: object) -> None:
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise InputError(f"epochs={epochs!r} is not usable: give the epochs of one evaluation, >= 1")
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise InputError(f"chunk={chunk!r} is not usable: give the networks of a sub-batch, >= 1")
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise InputError(f"retries={retries!r} is not usable: give a whole number >= 0")

@@ -1,0 +1,233 @@
+"""DEAP's `map` for masks: a generation is trained at once, what is finished is journaled, what is known is not trained again."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from typing import Any
+
+from evoprune import seeds
+from evoprune.errors import InputError, TrainingFailed
+from evoprune.evolution.executors import Executor, Serial
+from evoprune.evolution.executors.chunks import Chunks
+from evoprune.evolution.gathering import Gathering
+from evoprune.evolution.jobs import Finished, Job, Key, Record
+from evoprune.evolution.journal import Journal, store_folder
+from evoprune.evolution.store import Store
+from evoprune.evolution.trainer import Trainer
+from evoprune.masks.mask import Mask
+from evoprune.training.ledger import Ledger
+
+__all__ = ["BatchMap", "Evaluator"]
+
+log = logging.getLogger("evoprune")
+
+
+class Evaluator:
+    """Fitness of one individual as a tuple, as DEAP expects; through its map, so nothing is trained twice."""
+
+    __name__ = "evaluate"
+
+    def __init__(self, batch_map: BatchMap) -> None:
+        self.map = batch_map
+
+    def __call__(self, individual: Any) -> tuple[float, ...]:
+        call = Gathering.current()
+        return call.ask(individual) if call is not None else self.map.batch([individual])[0]
+
+    def __reduce__(self) -> tuple[Callable[..., Evaluator], tuple[Trainer]]:
+        return _bare, (self.map.trainer,)  # in another process: without journal and executor
+
+
+def _bare(trainer: Trainer) -> Evaluator:
+    return BatchMap(trainer).evaluator
+
+
+class BatchMap:
+    """Given its evaluator it trains all individuals at once; given any other function it is the ordinary map.
+
+    A decorated evaluator is called one by one, and what it asks is trained at once. Identical masks are trained once.
+
+    chunk: networks a sub-batch (at most); None takes what an engine's chunk holds. A kill loses at most the sub-batches in
+    flight; the size changes no result. retries: of an evaluation that raised, before it is marked failed.
+    inherit: "weights" starts children from the trained survivors of the individual they were cloned from.
+
+    trained: networks trained by this process. ledger: what the evaluations asked for cost, those that the journal answered
+    included. journal, store: where finished evaluations and their trained weights are kept.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        executor: Executor | None = None,
+        journal: Journal | None = None,
+        inherit: str | None = None,
+        chunk: int | None = None,
+        retries: int = 2,
+    ) -> None:
+        self.trainer, self.executor, self.journal = trainer, executor or Serial(), journal
+        self.store = Store(None if journal is None else store_folder(journal.path))
+        self.inherit, self.chunk, self.retries = inherit, chunk, retries
+        self.evaluator = Evaluator(self)
+        self.trained = 0
+        self.ledger = Ledger()
+        self._records: dict[str, Record] = {} if journal is None else journal.records
+        self._counted: set[str] = set()
+        self._ready: tuple[Trainer, int] | None = None
+        self._told = False
+
+    def __call__(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
+        if len(iterables) == 1 and _core(function) is self.evaluator:
+            return self.batch(list(iterables[0]))
+        if len(iterables) == 1 and _wraps(function, self.evaluator):
+            return Gathering(self.batch).run(function, list(iterables[0]))
+        if not self._told and getattr(function, "__name__", "") not in ("clone", "deepcopy"):
+            log.warning(
+                "map: %r is not the toolbox's own evaluator, so it is called for one individual after the other", function
+            )
+            self._told = True
+        return map(function, *iterables)
+
+    # ---- a generation -------------------------------------------------------------------------------------------
+
+    def batch(self, individuals: Sequence[Any], repetition: int | Sequence[int] = 0) -> list[tuple[float, ...]]:
+        """One fitness tuple an individual, in their order.
+
+        repetition: which repetition of the evaluation, for all or for each; it decides the seed of the training. Each
+        individual learns `evaluation` (the id of repetition 0), `inherited` (the evaluation it started from), `failed`, and
+        for guided operators `told`.
+        """
+        repetitions = [repetition] * len(individuals) if isinstance(repetition, int) else list(repetition)
+        masks = [_mask(individual, self.trainer) for individual in individuals]
+        keys = [
+            Key(mask.hash, number, self._parent(individual, number))
+            for individual, mask, number in zip(individuals, masks, repetitions, strict=True)
+        ]
+        if self.trainer.whole:
+            keys = _as_cohort(keys)
+        with seeds.isolated():
+            self._train(dict(zip(keys, zip(individuals, masks, strict=True), strict=True)))
+        results = []
+        for individual, key in zip(individuals, keys, strict=True):
+            record = self._records[key.id]
+            self._count(record)
+            self._tell(individual, record)
+            results.append(self.trainer.fitness(record))
+        return results
+
+    def _parent(self, individual: Any, repetition: int) -> str | None:
+        """The evaluation whose trained weights an individual starts from."""
+        if self.inherit is None:
+            return None
+        found = getattr(individual, "inherited" if repetition else "evaluation", None)
+        return None if found is None or found not in self._records or self._records[found].failed else found
+
+    def _train(self, asked: dict[Key, tuple[Any, Mask]]) -> None:
+        """Train what neither memory nor journal knows."""
+        missing = {key: value for key, value in asked.items() if key.id not in self._records}
+        if not missing:
+            return
+        if self.trainer.whole:
+            missing = asked
+        jobs = [
+            Job(key, mask, None if key.inherits is None else self.store.get(key.inherits), _lineage(individual))
+            for key, (individual, mask) in missing.items()
+        ]
+        trainer, size = self._prepare(len(jobs))
+        chunks = Chunks(jobs, size, objectives=trainer.names, retries=self.retries, whole=trainer.whole)
+        succeeded, given_up = False, []
+        with closing(self.executor.run(trainer, chunks)) as running:
+            for finished in running:
+                given_up += [one for one in finished if one.given_up]
+                done = [one for one in finished if not one.given_up]
+                succeeded = succeeded or bool(done)
+                self._keep(done + given_up if succeeded else [], trainer)
+                given_up = [] if succeeded else given_up
+        if given_up and (len(jobs) > 1 or all(record.failed for record in self._records.values())):
+            raise TrainingFailed(f"all {len(jobs)} evaluations failed, nothing was kept: {given_up[-1].record.error}") from (
+                chunks.errors[-1]
+            )
+        self._keep(given_up, trainer)
+
+    def _prepare(self, jobs: int) -> tuple[Trainer, int]:
+        """The trainer on its engine, and the size of a sub-batch."""
+        if self._ready is None:
+            known = None if self.journal is None else self.journal.engine
+            engine, rows = self.executor.plan(self.trainer if known is None else self.trainer.on(known))
+            self._ready = self.trainer.on(engine), self.chunk or rows
+        trainer, size = self._ready
+        return trainer, min(size, -(-jobs // self.executor.workers))
+
+    def _keep(self, finished: Sequence[Finished], trainer: Trainer) -> None:
+        if not finished:
+            return
+        for one in finished:
+            if one.trained is not None:
+                self.store.put(one.record.key.id, one.trained)
+        records = [one.record for one in finished if one.record.key.id not in self._records]
+        if self.journal is not None:
+            self.journal.append(records, engine=trainer.training["engine"])
+        self._records |= {record.key.id: record for record in records}
+        self.trained += len(finished)
+
+    def _count(self, record: Record) -> None:
+        """Add the cost of an evaluation the first time it is asked for, in the order of asking."""
+        if record.key.id not in self._counted:
+            self._counted.add(record.key.id)
+            self.ledger += Ledger(**record.cost)
+
+    def _tell(self, individual: Any, record: Record) -> None:
+        """Leave on an individual what became of it."""
+        with suppress(AttributeError):  # a class with slots does without
+            individual.failed = record.failed
+            if record.key.repetition:
+                return
+            individual.evaluation, individual.inherited = record.key.id, record.key.inherits
+            if self.trainer.guided:
+                individual.told = None if record.failed else self.store.get(record.key.id).told()
+
+    def close(self) -> None:
+        """Let the workers go and give the journal's lock back."""
+        self.executor.close()
+        if self.journal is not None:
+            self.journal.close()
+
+    def __repr__(self) -> str:
+        return f"BatchMap({len(self._records)} evaluations known, {self.trained} trained here, journal {self.journal})"
+
+
+def _mask(individual: Any, trainer: Trainer) -> Mask:
+    mask = getattr(individual, "mask", None)
+    if not isinstance(mask, Mask):
+        raise InputError(f"{type(individual).__name__} has no mask: evaluate Individuals, or register your own evaluate")
+    if mask.space is not trainer.problem.space and mask.space != trainer.problem.space:
+        raise InputError(f"an individual belongs to another model than {trainer.problem.model_name!r}: make it with this toolbox")
+    return mask
+
+
+def _as_cohort(keys: Sequence[Key]) -> list[Key]:
+    """The keys of evaluations that compete with each other."""
+    cohort = Key("+".join(sorted({key.id for key in keys}))).id
+    return [replace(key, cohort=cohort) for key in keys]
+
+
+def _lineage(individual: Any) -> dict[str, Any]:
+    return dict(getattr(individual, "lineage", None) or {})
+
+
+def _core(function: Any) -> Any:
+    """The function under `toolbox.register`'s partial."""
+    while isinstance(function, functools.partial) and not function.args and not function.keywords:
+        function = function.func
+    return function
+
+
+def _wraps(function: Any, evaluator: Evaluator) -> bool:
+    """Whether `function` is a decoration of the evaluator (by way of `functools.wraps`, as DEAP's are)."""
+    while function is not None and function is not evaluator:
+        function = function.func if isinstance(function, functools.partial) else getattr(function, "__wrapped__", None)
+    return function is evaluator

@@ -1,0 +1,169 @@
+"""The journal: a header that says what is searched, then one JSON line for each finished evaluation.
+
+A finished evaluation is appended at once and synced, so a run can be killed at any moment: run again, it finds what is
+finished and goes on. One process writes, any number may read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from evoprune.errors import EvopruneError, InputError
+from evoprune.evolution.jobs import Record
+from evoprune.evolution.lines import Content, check_header, encode, make_header, parse
+from evoprune.evolution.locks import lock
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Journal", "read_journal"]
+
+log = logging.getLogger("evoprune")
+
+_OPEN: weakref.WeakValueDictionary[str, Journal] = weakref.WeakValueDictionary()
+"""The journals that this process writes: a notebook cell that is run again takes over from its former run."""
+
+
+class Journal:
+    """The writer of one journal; holds a lock on the file until it is closed, dropped or its process ends.
+
+    parts: what decides an evaluation (problem, training, objectives, …); a journal with other parts is refused.
+    about: what a reader likes to know besides. records: the finished evaluations by id.
+
+    Raises `InputError` when the file belongs to another configuration, is no journal, cannot be written, or another process
+    is writing it; `DamagedFile` for a damaged line. In all these cases the file is left as it is.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], parts: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> None:
+        self.path, self._parts, self._about = Path(path), dict(parts), dict(about or {})
+        self._name = os.path.realpath(self.path)
+        self._file = _open(self.path)
+        try:
+            self._read()
+            if (former := _OPEN.get(self._name)) is not None:
+                former.close()
+            lock(self._file, self.path)
+            self._adopt(self._read())  # again: the former writer may have gone on until it gave the lock back
+        except BaseException:
+            self._file.close()
+            raise
+        _OPEN[self._name] = self
+
+    def _read(self) -> Content:
+        self._file.seek(0)
+        content = parse(self._file.read(), self.path)
+        if content.header is not None:
+            check_header(content.header, self._parts, self._about, self.path)
+        return content
+
+    def _adopt(self, content: Content) -> None:
+        self.header, self._end = content.header, content.end
+        self.records: dict[str, Record] = {}
+        for record in content.records:
+            self.records.setdefault(record.key.id, record)
+        if content.tail:
+            log.warning("%s ends in a half-written line of %d bytes: only that is lost", self.path, content.tail)
+
+    @property
+    def engine(self) -> str | None:
+        """The engine that the run was decided on, once something is written."""
+        return None if self.header is None else self.header["engine"]
+
+    def append(self, records: Sequence[Record], *, engine: str) -> None:
+        """Write the records and sync them; the header and `engine` before the first."""
+        if self._file.closed:
+            raise EvopruneError(f"{self.path} was closed, or opened anew by a later make_toolbox: use that toolbox")
+        lines = [encode(record.as_dict()) for record in records]
+        if self.header is None:
+            header = make_header(self._parts, engine=engine, about=self._about)
+            lines.insert(0, encode(header))
+        self._write(b"".join(lines))
+        if self.header is None:
+            self.header = header
+        self.records |= {record.key.id: record for record in records}
+
+    def _write(self, data: bytes) -> None:
+        """Append `data` where the last whole line ended."""
+        file = self._file
+        try:
+            if os.fstat(file.fileno()).st_size != self._end:
+                file.truncate(self._end)
+            file.seek(self._end)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            reason = f"cannot write {self.path}: {error.strerror or error}"
+            raise EvopruneError(f"{reason}; the {len(self.records)} evaluations before are safe, run again") from error
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._file.close()
+        if _OPEN.get(self._name) is self:
+            del _OPEN[self._name]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        return f"Journal({str(self.path)!r}, {len(self)} evaluations)"
+
+
+def _open(path: Path) -> BinaryIO:
+    """The file for reading and writing, unbuffered enough to be synced line by line; made when it is not there."""
+    try:
+        created = not path.exists()
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+        if created:
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the journal {path}: {error.strerror}; give a file name in a folder that exists and is writable"
+        ) from None
+    return os.fdopen(handle, "r+b")
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A journal as a data frame, one row an evaluation; also while a run is writing it, whom this never blocks.
+
+    Columns: id, mask, repetition, inherits, cohort, the objectives, failed, error, rung, survivors, train_loss, val_loss and
+    val_accuracy of the last epoch, the ledger's entries. `frame.attrs["header"]` holds the header.
+    Raises `InputError` when there is no such file or it is no journal, `DamagedFile` for a damaged line.
+    """
+    import pandas as pd
+
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; give the path of a journal") from None
+    content = parse(data, Path(path))
+    frame = pd.DataFrame([_row(record) for record in content.records])
+    frame.attrs["header"] = content.header or {}
+    return frame
+
+
+def _row(record: Record) -> dict[str, Any]:
+    last = {name: values[-1] if values else None for name, values in record.epochs.items()}
+    key = {"id": record.key.id, **vars(record.key)}
+    state = {"failed": record.failed, "error": record.error, "rung": record.rung, "survivors": record.survivors}
+    return {**key, **record.values, **state, **{k: v for k, v in last.items() if k not in record.values}, **record.cost}
+
+
+def store_folder(path: str | os.PathLike[str]) -> Path:
+    """Where the trained weights of a journal's evaluations lie."""
+    return Path(f"{os.fspath(path)}.weights")

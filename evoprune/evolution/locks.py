@@ -1,0 +1,34 @@
+"""One writer a file: an advisory lock that its process gives back by ending, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+from typing import BinaryIO
+
+from evoprune.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["lock"]
+
+log = logging.getLogger("evoprune")
+
+
+def lock(file: BinaryIO, path: Path) -> None:
+    """Lock the open `file` for writing until it is closed. Raises `InputError` when another process has it."""
+    if fcntl is None:
+        log.warning("this platform has no file locks: take care that only one process writes %s", path)
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise InputError(
+                f"another process is writing {path}: wait for it or stop it, or give another journal; read_journal may read it"
+            ) from None
+        log.warning("%s cannot be locked here (%s): take care that only one process writes it", path, error.strerror)

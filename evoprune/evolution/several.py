@@ -1,0 +1,55 @@
+"""Several objectives: selection and variation when size is one of them, and the front as a data frame."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deap import tools
+
+from evoprune.evolution.operators import mutResize, mutSwap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["front", "mutate_with_size", "select_several"]
+
+DIVISIONS = {4: 6, 5: 4}
+"""Divisions of an axis for the reference points of NSGA-III, by number of objectives; 3 above."""
+
+
+def select_several(objectives: int) -> Callable[..., list[Any]]:
+    """selNSGA2 for two or three objectives, selNSGA3 above.  [Deb 2002; Deb 2014]"""
+    if objectives <= 3:
+        return tools.selNSGA2  # type: ignore[no-any-return]
+    points = tools.uniform_reference_points(objectives, DIVISIONS.get(objectives, 3))
+
+    def selNSGA3(individuals: Sequence[Any], k: int) -> list[Any]:
+        return tools.selNSGA3(individuals, k, ref_points=points)  # type: ignore[no-any-return]
+
+    return selNSGA3
+
+
+def mutate_with_size(individual: Any, *, low: int, high: int, rng: random.Random | None = None) -> tuple[Any]:
+    """`mutResize` or `mutSwap`, with equal chances."""
+    if (rng or random).random() < 0.5:
+        return mutResize(individual, low=low, high=high, rng=rng)
+    return mutSwap(individual, rng=rng)
+
+
+def front(individuals: Sequence[Any], names: Sequence[str]) -> pd.DataFrame:
+    """The individuals that no other dominates, best first in the first objective: mask, survivors, the objectives.
+
+    names: of the objectives, in the order of the fitness. Failed and unevaluated individuals are left out.
+    """
+    import pandas as pd
+
+    sound = [one for one in individuals if one.fitness.valid and not getattr(one, "failed", False)]
+    unique = list({one.mask.hash: one for one in sound}.values())
+    best = tools.sortNondominated(unique, len(unique), first_front_only=True)[0] if unique else []
+    rows = [
+        {"mask": one.mask.hash, "survivors": one.mask.count, **dict(zip(names, one.fitness.values, strict=True))} for one in best
+    ]
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys(["mask", "survivors", *names])))
+    return frame.sort_values(names[0], ignore_index=True)

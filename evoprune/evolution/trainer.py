@@ -1,0 +1,165 @@
+"""What a worker does: train the masks of a chunk together and say what came of each. Picklable, holds the problem."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from evoprune import seeds
+from evoprune.errors import TrainingFailed
+from evoprune.evolution.jobs import Finished, Job, Record
+from evoprune.evolution.objectives import Objective
+from evoprune.evolution.store import Start, Trained
+from evoprune.masks.mask import Indices, Mask
+from evoprune.problems.problem import Problem
+from evoprune.training.ledger import Ledger
+from evoprune.training.population import Population
+
+__all__ = ["Trainer", "repetition_seed"]
+
+HISTORY = ("train_loss", "val_loss", "val_accuracy")
+
+
+def repetition_seed(seed: int, repetition: int) -> int:
+    """The seed of batches and dropout of one repetition: the run's own for the first."""
+    return seed if repetition == 0 else seeds.derive(seed, "repetition", repetition)
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """`epochs` of training, then the objectives.
+
+    reference: a mask of the least sparsity asked, to choose the engine by. keep: whether trained networks are handed back.
+    guided: whether they come with the pruned weights of the largest gradients (one dense gradient each, which the cost counts).
+    Rows are independent, so a result does not depend on its chunk.
+    """
+
+    whole: ClassVar[bool] = False
+    """Whether the jobs of one call compete, so that they cannot be split."""
+
+    problem: Problem
+    objectives: tuple[Objective, ...]
+    epochs: int
+    seed: int
+    training: dict[str, Any]
+    reference: Mask
+    keep: bool = False
+    guided: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the objectives."""
+        return tuple(one.name for one in self.objectives)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the fitness: +1 to maximise, -1 to minimise."""
+        return tuple(one.weight for one in self.objectives)
+
+    def fitness(self, record: Record) -> tuple[float, ...]:
+        """A record as a fitness; the worst values for a failed one."""
+        found = [None if record.failed else record.values[one.name] for one in self.objectives]
+        return tuple(one.worst if value is None else value for one, value in zip(self.objectives, found, strict=True))
+
+    def plan(self) -> tuple[str, int]:
+        """The engine, decided from device, model and sparsity, and how many networks one of its chunks holds."""
+        engine = self._population([self.reference], None, self.seed).engine
+        return engine.name, max(8, engine.rows)
+
+    def on(self, engine: str) -> Trainer:
+        """The same on that engine."""
+        return replace(self, training={**self.training, "engine": engine})
+
+    def train(self, jobs: Sequence[Job]) -> list[Finished]:
+        """One result a job, in their order; all have the same repetition."""
+        seed = repetition_seed(self.seed, jobs[0].key.repetition)
+        with seeds.isolated():
+            generation = self._population([job.mask for job in jobs], self._starts(jobs), seed)
+            failure = self._advance(generation)
+            values = {one.name: one.values(generation.trace, generation.masks) for one in self.objectives}
+            finished = [self._finished(generation, row, job, values, failure) for row, job in enumerate(jobs)]
+            if self.guided and failure is None:
+                look_for_growth(generation, finished)
+            return finished
+
+    def _population(self, masks: Sequence[Mask], starts: list[Start] | None, seed: int) -> Population:
+        return Population(self.problem, masks, horizon=self.epochs, seed=seed, weights=starts, **self.training)
+
+    def _starts(self, jobs: Sequence[Job]) -> list[Start] | None:
+        if all(job.start is None for job in jobs):
+            return None
+        initial, rescale = self.problem.initial_weights(), bool(self.training.get("rescale", False))
+        return [Start(job.mask, initial, job.start, rescale=rescale) for job in jobs]
+
+    def _advance(self, generation: Population) -> str | None:
+        """Train; why all networks failed, if they did."""
+        if not any(one.trained for one in self.objectives):
+            return None
+        try:
+            generation.train(self.epochs, record={need for one in self.objectives for need in one.needs})
+        except TrainingFailed as error:
+            return str(error)
+        return None
+
+    def _finished(self, generation: Population, row: int, job: Job, values: dict[str, Any], failure: str | None) -> Finished:
+        history = generation.trace.history(generation.trace.individuals[row])
+        failed = bool(generation.trace.failed[row])
+        record = Record(
+            job.key,
+            {name: _finite(column[row]) for name, column in values.items()},
+            job.mask.count,
+            failed=failed,
+            error=(failure or "training turned NaN") if failed else None,
+            epochs={name: [_finite(entry.get(name)) for entry in history] for name in HISTORY},
+            cost=share(generation, row).as_dict(),
+            lineage=job.lineage,
+        )
+        kept = (self.keep or self.guided) and not failed
+        return Finished(record, Trained.of(generation.parameters, row) if kept else None)
+
+
+def share(generation: Population, row: int) -> Ledger:
+    """What one network of a population cost, exactly: all of them saw the same samples."""
+    ledger, counts = generation.ledger, [mask.count for mask in generation.masks]
+    samples, dense_epoch = ledger.samples // len(counts), 3 * generation.problem.prunable * len(generation.problem.split("train"))
+    own = Ledger(device=ledger.device, engine=ledger.engine)
+    own.train(samples, [counts[row]], dense_epoch)
+    own.evaluation_samples = ledger.evaluation_samples // len(counts)
+    own.wall_s = round(ledger.wall_s * counts[row] / max(1, sum(counts)), 6)
+    return own
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def look_for_growth(generation: Population, finished: Sequence[Finished]) -> None:
+    """Add to each network the pruned weights of the largest gradient on the next batch, as many a layer as it has survivors."""
+    before = replace(generation.ledger)
+    gradients = generation.dense_gradient()
+    samples = (generation.ledger.samples - before.samples) // len(finished)
+    dense_epoch = 3 * generation.problem.prunable * len(generation.problem.split("train"))
+    for row, one in enumerate(finished):
+        cost = Ledger(**one.record.cost)
+        cost.train(samples, [generation.problem.prunable], dense_epoch)
+        one.record.cost = cost.as_dict()
+        if one.trained is not None:
+            for layer, name in enumerate(one.trained.mask.space.names):
+                size = gradients[name][row].abs().flatten().cpu().numpy()
+                one.trained.grown[name] = largest(size, one.trained.mask.survivors[layer])
+
+
+def largest(size: npt.NDArray[Any], survivors: Indices) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The pruned weights of largest `size`, at most as many as there are survivors: sorted indices, and their sizes."""
+    free = np.ones(len(size), dtype=bool)
+    free[survivors] = False
+    candidates = np.flatnonzero(free)
+    number = min(len(survivors), len(candidates))
+    order = np.argsort(-size[candidates], kind="stable")[:number]  # ties go to the lower index
+    chosen = np.sort(candidates[order])
+    return chosen, size[chosen]
