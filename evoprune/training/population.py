@@ -125,7 +125,7 @@ class Population:
         return self._finish_training(started)
 
     def train_steps(self, steps: int) -> Population:
-        """Advance every network by `steps` optimizer steps, across the ends of epochs, where the trace gets its rows; returns itself.
+        """Advance every network by `steps` optimizer steps; where an epoch ends the trace gets its rows. Returns itself.
 
         Raises `InputError` beyond the horizon, `TrainingFailed` when every network has turned NaN.
         """
@@ -249,7 +249,8 @@ class Population:
     def select(self, rows: Sequence[int]) -> Population:
         """Keep the networks at positions `rows`, in that order; weights and optimizer state of the rest stay."""
         chosen = [int(row) for row in rows]
-        if not chosen or any(not -len(self) <= row < len(self) for row in chosen) or len(set(chosen)) != len(chosen):
+        distinct = {row % len(self) for row in chosen}
+        if not chosen or any(not -len(self) <= row < len(self) for row in chosen) or len(distinct) != len(chosen):
             raise InputError(f"rows {chosen} cannot be selected from {len(self)} networks: give distinct positions")
         chosen = [row % len(self) for row in chosen]
         return self._move(chosen, *self.parameters.select(chosen), branch=False)
@@ -259,6 +260,8 @@ class Population:
 
         Raises `InputError` when a mask keeps a weight that is pruned already.
         """
+        if len(masks) != len(self):
+            raise InputError(f"{len(masks)} masks for {len(self)} individuals: give one each")
         for position, (new, old) in enumerate(zip(masks, self.masks, strict=True)):
             if not new <= old:
                 raise InputError(f"mask {position} keeps weights that are pruned already: use grow() to bring weights back")
