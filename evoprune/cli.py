@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -25,12 +25,14 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.table import Table
 
 from evoprune.errors import EvopruneError, InputError, UnknownName
 
 if TYPE_CHECKING:
+    from evoprune.compare import Comparison
     from evoprune.methods.registry import Method
 
 __all__ = ["app", "main"]
@@ -103,7 +105,7 @@ def run(
         from evoprune.runs import run as run_method
 
         chosen = METHODS[method]
-        options = {"epochs": epochs, "seed": seed, "engine": engine, "device": device, **parse_options(set_ or [], [chosen])[0]}
+        options = {"epochs": epochs, "seed": seed, "engine": engine, "device": device, **parse_options(set_ or [], [chosen])}
         if sparsity is not None:
             options["sparsity"] = number(sparsity)
         problem = Problem(model, data, seed=seed, data_root=data_root)
@@ -146,6 +148,111 @@ def _score(value: float | None, metric: str) -> str:
     if value is None:
         return "not a number"
     return f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}"
+
+
+# ---- compare -----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def compare(
+    methods: Annotated[list[str], typer.Argument(help="Names of `evoprune list methods`.", show_default=False)],
+    data: Data = "digits",
+    model: Model = "lenet-300-100",
+    sparsity: Annotated[str, typer.Option(help="One or several, as in 0.9,0.95,0.98.")] = "0.95",
+    seeds: Annotated[int, typer.Option(help="Runs of each method at each sparsity.")] = 5,
+    epochs: Epochs = 10,
+    set_: Options = None,
+    test: Annotated[bool, typer.Option("--test/--no-test", help="Open the test split once, after the last run.")] = True,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(help="Processes.", show_default="cores / threads")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each process; results are the same for any --workers.")] = 1,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder: absent, empty, or of the same comparison.", show_default="runs/<time>-compare-<hash>"),
+    ] = None,
+    data_root: DataRoot = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run METHODS at several sparsities and seeds: a table, a picture, and every run. Goes on where it was stopped."""
+    kept = f"finished runs are kept in {out}: run the same command to go on" if out else "finished runs are kept in runs/"
+    with reporting(verbose, kept=kept, level=logging.WARNING):
+        from evoprune.compare import compare as compare_methods
+        from evoprune.methods import METHODS
+        from evoprune.problems.problem import Problem
+
+        options = parse_options(set_ or [], [METHODS[name] for name in methods])
+        asked = [number(part.strip()) for part in sparsity.split(",")]
+        with runs_shown() as progress:
+            comparison = compare_methods(
+                methods,
+                Problem(model, data, data_root=data_root),
+                sparsities=asked,
+                seeds=seeds,
+                out=out,
+                test=test,
+                workers=workers,
+                threads=threads,
+                progress=progress,
+                epochs=epochs,
+                engine=engine,
+                device=device,
+                **options,
+            )
+        show_comparison(comparison)
+        if comparison.failures:
+            names = ", ".join(comparison.failures)
+            raise EvopruneError(f"{len(comparison.failures)} runs failed ({names}): run the same command to try them again")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """The table on stdout, and where everything lies."""
+    summary, results = comparison.summary, comparison.results
+    metric, tested = results["metric"].iloc[0], results["test_score"].notna().all()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("sparsity")
+    table.add_column("method")
+    baseline = "random" in set(summary["method"])
+    headers = ["survivors", f"validation {metric}", *([f"test {metric}"] if tested else [])]
+    for header in [*headers, *(["minus random"] if baseline else []), "cost"]:
+        table.add_column(header, justify="right")
+    previous = None
+    for row in summary.to_dict("records"):
+        asked = "outcome" if row["sparsity"] != row["sparsity"] else f"{row['sparsity']:.4g}"
+        if previous not in (None, asked):
+            table.add_section()
+        cells = [_mean(row, "val", metric), *([_mean(row, "test", metric)] if tested else [])]
+        cells += [_difference(row, metric)] if baseline else []
+        first = asked if asked != previous else ""
+        table.add_row(first, str(row["method"]), f"{row['survivors']:,.0f}", *cells, f"{row['dense_equivalent_epochs']:.3g}")
+        previous = asked
+    console = output()
+    about = ", ".join(str(results[name].iloc[0]) for name in ("data", "model"))
+    about += f", {results['seed'].nunique()} seeds, {results['epochs'].iloc[0]} epochs"
+    console.print(f"[bold]{escape(about)}[/]", highlight=False)
+    console.print(table, highlight=False)
+    seeds = results["seed"].nunique()
+    interval = "± half of the 95% t interval, differences paired by seed" if seeds > 1 else "one seed: no intervals"
+    console.print(f"{interval}; cost in epochs of the dense network, losers included", style="dim", highlight=False)
+    for path in comparison.files:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _mean(row: Mapping[Hashable, Any], kind: str, metric: str) -> str:
+    mean, half = row[f"{kind}_mean"], (row[f"{kind}_high"] - row[f"{kind}_low"]) / 2
+    text = f"{mean * 100:.2f}" if metric == "accuracy" else f"{mean:.4g}"
+    if half != half:
+        return text
+    return f"{text} ± {half * 100:.2f}" if metric == "accuracy" else f"{text} ± {half:.2g}"
+
+
+def _difference(row: Mapping[Hashable, Any], metric: str) -> str:
+    mean, half = row["difference"], (row["difference_high"] - row["difference_low"]) / 2
+    if mean != mean:
+        return ""
+    scale, form = (100, "+.2f") if metric == "accuracy" else (1, "+.3g")
+    text = f"{mean * scale:{form}}"
+    return text if half != half else f"{text} ± {half * scale:{form.lstrip('+')}}"
 
 
 # ---- list --------------------------------------------------------------------------------------------------------
@@ -228,45 +335,35 @@ def number(text: str) -> Any:
         return text
 
 
-def parse_options(settings: Sequence[str], methods: Sequence[Method]) -> list[dict[str, Any]]:
-    """`key=value` texts as options, one mapping a method; each goes to every method that knows it.
+def parse_options(settings: Sequence[str], methods: Sequence[Method]) -> dict[str, Any]:
+    """`key=value` texts as options, each of the kind that the first method that knows it expects.
 
-    Raises `UnknownName` for an option that no method knows, `InputError` for a value of the wrong kind.
+    Raises `InputError` for what is no option or of the wrong kind; unknown ones are left to whoever takes them.
     """
-    from evoprune.training.options import Training
-
-    parsed: list[dict[str, Any]] = [{} for _ in methods]
-    seen: set[str] = set()
+    parsed: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
             raise InputError(f"--set {setting!r} is not usable: give KEY=VALUE, such as --set k=16")
         if key in NAMED:
-            raise InputError(f"--set {setting!r} is not usable: give it as --{key.replace('_', '-')} {text}")
-        if key in seen:
+            raise InputError(f"--set {setting!r} is not usable: give it as --{key.replace('_', '-')}")
+        if key in parsed:
             raise InputError(f"--set {key}=… is given twice: give one value")
-        seen.add(key)
-        takers = [m for m in methods if key in m.options or key in Training.__dataclass_fields__]
-        if not takers:
-            known = {*Training.__dataclass_fields__, *(name for m in methods for name in m.options)} - NAMED
-            kind = f"option of {methods[0].name}" if len(methods) == 1 else "option of these methods"
-            raise UnknownName(kind, key, known)
-        for options, method in zip(parsed, methods, strict=True):
-            if method in takers:
-                options[key] = coerced(key, text.strip(), _hint(method, key))
+        parsed[key] = coerced(key, text.strip(), _hint(methods, key))
     return parsed
 
 
-def _hint(method: Method, key: str) -> Any:
+def _hint(methods: Sequence[Method], key: str) -> Any:
     """The annotation of an option, None where there is none to be had."""
     from typing import get_type_hints
 
     from evoprune.training.options import Training
 
+    takers = [method.function for method in methods if key in method.options]
     try:
-        return get_type_hints(method.function if key in method.options else Training).get(key)
-    except NameError:
+        return get_type_hints(takers[0] if takers else Training).get(key)
+    except NameError:  # an annotation that is imported for type checkers alone
         return None
 
 
@@ -332,14 +429,14 @@ def _console(*, stderr: bool) -> Console:
 
 
 @contextmanager
-def reporting(verbose: bool = False, *, kept: str = "") -> Iterator[None]:
+def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INFO) -> Iterator[None]:
     """Turn whatever goes wrong into one line and an exit code, and show the log (all of it when `verbose`)."""
     console = errors()
-    handler = _Lines(console, logging.DEBUG if verbose else logging.INFO)
+    handler = _Lines(console, logging.DEBUG if verbose else level)
     logger = logging.getLogger("evoprune")
     before = logger.level
     logger.addHandler(handler)
-    logger.setLevel(handler.level)
+    logger.setLevel(min(handler.level, logging.INFO))
     try:
         yield
     except InputError as error:
@@ -417,3 +514,20 @@ def epochs_shown(method: str) -> Iterator[None]:
         finally:
             logger.removeHandler(handler)
             logger.level, logger.propagate = before
+
+
+@contextmanager
+def runs_shown() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar of finished runs with the time left, on a terminal; gives the function that moves it."""
+    console = errors()
+    columns = (
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True, speed_estimate_period=600) as bar:
+        task = bar.add_task("runs", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

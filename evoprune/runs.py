@@ -21,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evoprune.criteria import CRITERIA
 from evoprune.errors import DamagedFile, EvopruneError, InputError
 from evoprune.files import atomic_write
+from evoprune.masks.allocation import allocate
 from evoprune.methods.dissipation import RULES
 from evoprune.methods.registry import METHODS, Method, versions
 from evoprune.problems.problem import Problem
+from evoprune.training.engines import ENGINES
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
 
@@ -63,6 +66,8 @@ def run(
     if result is None:
         with folder.opened():
             result = folder.keep(chosen(problem, **arguments.passed))
+    else:
+        log.info("%s holds this run already: nothing is trained", folder.path)
     if not test:
         return {**result, "test_score": None, "test_accuracy": None}
     return result if result["test_score"] is not None else folder.test(problem, "run --test")
@@ -92,6 +97,7 @@ class Arguments:
         every = {**Training().as_dict(), **defaults, **options}
         given = options.get("sparsity")
         every["sparsity"] = _default_sparsity(method, every) if given is None else float(given)
+        _check_values(problem, every)
         passed = {name: value for name, value in options.items() if name != "sparsity"}
         if every["sparsity"] is not None:
             passed["sparsity"] = every["sparsity"] if given is None else given
@@ -112,6 +118,16 @@ class Arguments:
     def as_dict(self) -> dict[str, Any]:
         """For `result.json`."""
         return {"format": FORMAT, "hash": self.hash, "options": self.options, "problem": self.problem, "versions": versions()}
+
+
+def _check_values(problem: Problem, options: Mapping[str, Any]) -> None:
+    """Refuse before any work what a method would refuse at its first use."""
+    for name, known in (("criterion", CRITERIA), ("rule", RULES), ("engine", ENGINES)):
+        if name in options and options[name] != "auto":
+            known[options[name]]
+    Training(device=options["device"]).resolved_device()
+    if "allocation" in options and options["sparsity"] is not None:
+        allocate(problem.space, options["sparsity"], options["allocation"])
 
 
 def _default_sparsity(method: Method, options: Mapping[str, Any]) -> float | None:
@@ -191,10 +207,10 @@ class RunFolder:
     def keep(self, ticket: Ticket) -> dict[str, Any]:
         """Write the files of a finished ticket, `result.json` last; returns its content."""
         ticket.save(self.path / TICKET)
-        _write_csv(self.path / HISTORY, ticket.history)
-        _write_csv(self.path / TRACE, _frame(ticket.trace_rows))
+        write_csv(self.path / HISTORY, ticket.history)
+        write_csv(self.path / TRACE, _frame(ticket.trace_rows))
         result = self._describe(ticket)
-        _write_json(self.path / RESULT, result)
+        write_json(self.path / RESULT, result)
         return result
 
     def _describe(self, ticket: Ticket) -> dict[str, Any]:
@@ -234,7 +250,7 @@ class RunFolder:
         result["test_accuracy"] = score["accuracy"]
         result["test_score"] = score["accuracy"] if result["metric"] == "accuracy" else score["loss"]
         result = {**dict(_finite(result)), "out": str(self.path)}
-        _write_json(self.path / RESULT, result)
+        write_json(self.path / RESULT, result)
         return result
 
 
@@ -324,13 +340,21 @@ def load_runs(folder: str | os.PathLike[str]) -> pd.DataFrame:
 
 def read_result(path: Path) -> dict[str, Any]:
     """The content of a `result.json`. Raises `DamagedFile` when it is none."""
+    found = read_json(path, lost="the result")
+    needed = ("method", "seed", "metric", "val_score", "test_score", "ledger", "arguments")
+    if not all(name in found for name in needed):
+        raise DamagedFile(f"{path} is no result of evoprune: move it elsewhere")
+    return found
+
+
+def read_json(path: Path, *, lost: str) -> dict[str, Any]:
+    """The mapping in a JSON file. Raises `DamagedFile` when there is none to be read."""
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, OSError) as error:
-        raise DamagedFile(f"{path} is damaged ({error}): the result is lost, delete its folder and run again") from None
-    needed = ("method", "seed", "metric", "val_score", "test_score", "ledger", "arguments")
-    if not isinstance(found, dict) or not all(name in found for name in needed):
-        raise DamagedFile(f"{path} is no result of evoprune: move it elsewhere")
+        raise DamagedFile(f"{path} is damaged ({error}): {lost} cannot be read, delete its folder and run again") from None
+    if not isinstance(found, dict):
+        raise DamagedFile(f"{path} holds no JSON object: {lost} cannot be read, delete its folder and run again")
     return found
 
 
@@ -344,11 +368,13 @@ def _row(result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 # ---- writing -----------------------------------------------------------------------------------------------------
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Atomically; without NaN, which JSON does not have."""
     atomic_write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
-def _write_csv(path: Path, frame: pd.DataFrame) -> None:
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Atomically, with the same bytes on every platform."""
     text = io.StringIO()
     frame.to_csv(text, index=False, lineterminator="\n")
     atomic_write(path, text.getvalue().encode())

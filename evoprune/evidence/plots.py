@@ -1,0 +1,253 @@
+"""Pictures. Each function takes and returns a matplotlib `Axes`, so that they go into any figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evoprune.errors import InputError
+from evoprune.evidence.tables import prunes, score_column, summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from evoprune.masks.mask import Mask
+
+__all__ = ["plot_accuracy", "plot_layers", "plot_trace"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#444444")
+"""Told apart with any colour vision.  [Okabe and Ito 2008, Color universal design]"""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+GREY, INK = "#8a8a8a", "#222222"
+
+
+def plot_accuracy(runs: pd.DataFrame, ax: Axes | None = None, *, level: float = 0.95) -> Axes:
+    """Score against sparsity: a line a method with its t intervals, methods that prune nothing as horizontal references.
+
+    runs: as of `load_runs` or a comparison's results, of one model and data set. The axis is logarithmic in the survivors,
+    so that each halving of the network takes the same width.
+    """
+    ax = _axes(ax, (8.0, 4.8))
+    table, kind = summarise(runs, level=level), score_column(runs).removesuffix("_score")
+    _style(ax)
+    lines = [name for name in table["method"].unique() if prunes(name)]
+    asked = sorted(table["sparsity"].dropna().unique())
+    places = [_place(value) for value in asked]
+    step = _dodge(places, len(lines))
+    ends: list[tuple[float, str, str, bool]] = []
+    for index, name in enumerate(lines):
+        own = table[table["method"] == name]
+        obtained = own["sparsity"].fillna(own["sparsity_obtained"])  # an outcome stands where it came out
+        x = np.array([_place(value) for value in obtained]) + (index - (len(lines) - 1) / 2) * step
+        colour = COLOURS[index % len(COLOURS)]
+        _line(ax, x, own, kind, colour, MARKERS[index // len(COLOURS) % len(MARKERS) if len(lines) > 8 else index])
+        ends.append((float(own[f"{kind}_mean"].iloc[-1]), name, colour, False))
+    for index, name in enumerate(name for name in table["method"].unique() if not prunes(name)):
+        own = table[table["method"] == name].iloc[0]
+        ax.axhline(own[f"{kind}_mean"], color=GREY, linewidth=1.2, linestyle=("--", ":", "-.")[index % 3], zorder=1)
+        if not math.isnan(own[f"{kind}_low"]):
+            ax.axhspan(own[f"{kind}_low"], own[f"{kind}_high"], color=GREY, alpha=0.10, linewidth=0, zorder=0)
+        ends.append((float(own[f"{kind}_mean"]), name, GREY, True))
+    _x_axis(ax, asked, places, step * len(lines))
+    _y_axis(ax, table, kind)
+    _label_ends(ax, ends)
+    _titles(ax, runs, table, kind, level)
+    return ax
+
+
+def plot_layers(mask: Mask, ax: Axes | None = None) -> Axes:
+    """Share of the weights that each layer keeps, with the counts."""
+    space = mask.space
+    ax = _axes(ax, (7.0, 0.9 + 0.34 * len(space)))
+    _style(ax, grid="x")
+    shares = [count / size for count, size in zip(mask.counts, space.sizes, strict=True)]
+    rows = np.arange(len(space))
+    ax.barh(rows, [1.0] * len(rows), color="#ececec", height=0.7)
+    ax.barh(rows, shares, color=COLOURS[0], height=0.7)
+    for row, share, count, size in zip(rows, shares, mask.counts, space.sizes, strict=True):
+        inside = share > 0.6
+        ax.annotate(
+            f"{count:,} of {size:,}",
+            (share, row),
+            xytext=(-5 if inside else 5, 0),
+            textcoords="offset points",
+            ha="right" if inside else "left",
+            va="center",
+            fontsize=8.5,
+            color="white" if inside else INK,
+        )
+    ax.set_yticks(rows, [name.removesuffix(".weight") for name in space.names])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1)
+    ax.xaxis.set_major_formatter(_percent())
+    ax.set_xlabel("weights kept")
+    ax.set_title(f"{mask.count:,} of {space.prunable:,} weights, sparsity {mask.sparsity:.2%}", loc="left", fontsize=11)
+    return ax
+
+
+def plot_trace(trace: pd.DataFrame, ax: Axes | None = None, *, column: str | None = None) -> Axes:
+    """One line an individual over the epochs; whoever trained longest stands out.
+
+    trace: as of `Trace.frame()` or a run's `trace.csv`. column: what to draw, `val_accuracy` (or `val_loss` where there is none).
+    """
+    if not len(trace):
+        raise InputError("the trace is empty: train at least one epoch")
+    accurate = "val_accuracy" in trace and trace["val_accuracy"].notna().any()
+    column = column or ("val_accuracy" if accurate else "val_loss")
+    if column not in trace:
+        raise InputError(f"the trace has no column {column!r}: choose from {', '.join(map(str, trace.columns))}")
+    ax = _axes(ax, (7.0, 4.2))
+    _style(ax)
+    last = trace.groupby("individual")["epoch"].max()
+    longest = set(last[last == last.max()].index) if last.nunique() > 1 else set()
+    for individual, own in trace.groupby("individual"):
+        own = own.sort_values("epoch").dropna(subset=[column])
+        best = individual in longest
+        look: dict[str, Any] = {"color": COLOURS[1], "linewidth": 2, "zorder": 3} if best else {"color": GREY, "linewidth": 0.9}
+        ax.plot(own["epoch"], own[column], marker="o", markersize=3.5, alpha=1 if best or not longest else 0.6, **look)
+    if longest:
+        own = trace[trace["individual"].isin(longest)].dropna(subset=[column]).sort_values("epoch")
+        where = (float(own["epoch"].iloc[-1]), float(own[column].iloc[-1]))
+        label = "the winner" if len(longest) == 1 else f"the last {len(longest)}"
+        ax.annotate(label, where, xytext=(7, 0), textcoords="offset points", va="center", color=COLOURS[1], fontsize=9)
+        ax.margins(x=0.12)
+    _whole_numbers(ax)
+    if column == "val_accuracy":
+        ax.yaxis.set_major_formatter(_percent())
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(column.replace("val_", "validation ").replace("_", " "))
+    ax.set_title(f"{trace['individual'].nunique()} networks", loc="left", fontsize=11)
+    return ax
+
+
+# ---- pieces of the accuracy plot -----------------------------------------------------------------------------------
+
+
+def _place(sparsity: float) -> float:
+    """Where a sparsity stands: 0 at 0%, 1 at 90%, 2 at 99%."""
+    return -math.log10(max(1 - sparsity, 1e-12))
+
+
+def _dodge(places: Sequence[float], lines: int) -> float:
+    """How far apart the methods of one sparsity stand, so that their intervals do not hide each other."""
+    gaps = np.diff(places)
+    return float(min(0.035, 0.45 / max(lines, 1)) * (gaps.min() if len(gaps) else 1.0))
+
+
+def _line(ax: Axes, x: Any, own: pd.DataFrame, kind: str, colour: str, marker: str) -> None:
+    mean = own[f"{kind}_mean"].to_numpy(dtype=float)
+    spread = np.abs(own[[f"{kind}_low", f"{kind}_high"]].to_numpy(dtype=float).T - mean)
+    joined = own["sparsity"].notna().to_numpy()
+    ax.plot(x[joined], mean[joined], color=colour, linewidth=1.6, alpha=0.75, zorder=2)
+    ax.errorbar(
+        x,
+        mean,
+        yerr=np.nan_to_num(spread),
+        fmt=marker,
+        color=colour,
+        markersize=6,
+        markeredgecolor="white",
+        markeredgewidth=0.8,
+        elinewidth=1.4,
+        capsize=2.5,
+        zorder=3,
+    )
+
+
+def _x_axis(ax: Axes, asked: Sequence[float], places: Sequence[float], width: float) -> None:
+    if places:
+        ax.set_xticks(places, [f"{value * 100:g}%" for value in asked])
+        margin = max(0.08 * (places[-1] - places[0]), width, 0.02)
+        low, high = ax.get_xlim()
+        ax.set_xlim(min(places[0] - margin, low), max(places[-1] + margin, high))
+    ax.minorticks_off()
+    ax.set_xlabel("sparsity")
+
+
+def _y_axis(ax: Axes, table: pd.DataFrame, kind: str) -> None:
+    metric, split = str(table["metric"].iloc[0]), {"test": "test", "val": "validation"}[kind]
+    if metric == "accuracy":
+        ax.yaxis.set_major_formatter(_percent())
+    ax.set_ylabel(f"{split} accuracy" if metric == "accuracy" else f"{split} {metric} (lower is better)")
+
+
+def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str, bool]], gap: float = 0.062) -> None:
+    """Each method's name at the right, as near to its line's end as the others allow."""
+    low, high = ax.get_ylim()
+    ordered = sorted(((value - low) / (high - low), name, colour, italic) for value, name, colour, italic in ends)
+    heights = spread_apart([height for height, *_ in ordered], gap)
+    for (height, name, colour, italic), place in zip(ordered, heights, strict=True):
+        ax.annotate(
+            name,
+            xy=(1.0, height),
+            xytext=(1.035, place),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            color=colour,
+            fontsize=9.5,
+            fontstyle="italic" if italic else "normal",
+            fontweight="normal" if italic else "bold",
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending positions at least `gap` apart that stay as near as possible to the given ascending ones (least squares)."""
+    groups: list[list[float]] = []  # [sum of wanted first positions, members]
+    for index, height in enumerate(heights):
+        groups.append([height - index * gap, 1])
+        while len(groups) > 1 and groups[-2][0] / groups[-2][1] > groups[-1][0] / groups[-1][1]:
+            total, members = groups.pop()
+            groups[-1][0] += total
+            groups[-1][1] += members
+    flat = [total / members for total, members in groups for _ in range(int(members))]
+    return [start + index * gap for index, start in enumerate(flat)]
+
+
+def _titles(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, kind: str, level: float) -> None:
+    named = [str(runs[name].iloc[0]) for name in ("data", "model") if name in runs]
+    seeds = int(runs["seed"].nunique())
+    about = f"mean and {level:.0%} t interval of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"
+    if "epochs" in runs and runs["epochs"].nunique() == 1:
+        about += f", {int(runs['epochs'].iloc[0])} epochs"
+    ax.set_title(", ".join(named), loc="left", fontsize=12, fontweight="bold", color=INK, pad=22)
+    ax.text(0, 1.02, about, transform=ax.transAxes, fontsize=9.5, color="#555555", va="bottom")
+
+
+# ---- pieces of every plot ------------------------------------------------------------------------------------------
+
+
+def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=size, layout="constrained")[1]
+
+
+def _style(ax: Axes, grid: str = "y") -> None:
+    for side in ("top", "right", "left" if grid == "x" else "top"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color("#bbbbbb")
+    ax.grid(axis=grid, color="#e6e6e6", linewidth=0.8)  # type: ignore[arg-type]
+    ax.set_axisbelow(True)
+    ax.tick_params(colors="#555555", labelsize=9.5, length=3)
+
+
+def _percent() -> Any:
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{round(value * 100, 6):g}%")
+
+
+def _whole_numbers(ax: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
