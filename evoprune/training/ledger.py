@@ -55,4 +55,4 @@ class Ledger:
 
 
 def _join(a: str, b: str) -> str:
-    return a if a == b or not b else b if not a else f"{a}+{b}"
+    return "+".join(part for part in dict.fromkeys([*a.split("+"), *b.split("+")]) if part)

@@ -1,0 +1,114 @@
+"""Iterative magnitude pruning with rewinding: the lottery ticket.  [Frankle 2019, arXiv:1803.03635; 2020, arXiv:1912.05671]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from evoprune.errors import InputError
+from evoprune.masks.allocation import Allocation, allocate
+from evoprune.masks.mask import Mask
+from evoprune.masks.ranking import keep_counts, keep_top
+from evoprune.methods.registry import method
+from evoprune.methods.rewiring import check_share, magnitudes
+from evoprune.problems.problem import Problem
+from evoprune.registry import one_of
+from evoprune.training.population import Population
+from evoprune.training.ticket import Ticket
+from evoprune.training.trace import Floats
+
+__all__ = ["imp", "prune_and_rewind", "rounds"]
+
+
+@method(reference="Frankle 2019, arXiv:1803.03635; rewinding: Frankle 2020, arXiv:1912.05671")
+def imp(
+    problem: Problem,
+    *,
+    sparsity: float = 0.95,
+    epochs: int = 10,
+    rate: float = 0.2,
+    rewind: int = 0,
+    scope: str = "global",
+    allocation: Allocation = "erk",
+    seed: int = 0,
+    **training: Any,
+) -> Ticket:
+    """Train, remove the 20% of survivors nearest zero, set the others back to where they were after epoch `rewind`, and repeat.
+
+    epochs: of each round; the last round trains the network that is returned. rate: share that leaves after a round.
+    scope: "global" ranks all layers together, "layer" each on its own, towards the counts of `allocation`.
+    Cost: 1 + ln(d)/ln(1 - rate) trainings for the density d, the first of the dense network.
+    """
+    if training.pop("own_weights", False):
+        raise InputError("own_weights=True has no meaning for one network: leave it out")
+    start = [problem.initial_weights()]
+    return prune_and_rewind(
+        problem,
+        start,
+        sparsity,
+        epochs=epochs,
+        rate=rate,
+        rewind=rewind,
+        scope=scope,
+        allocation=allocation,
+        seed=seed,
+        **training,
+    ).ticket()
+
+
+def prune_and_rewind(
+    problem: Problem,
+    weights: Sequence[Mapping[str, Tensor]],
+    sparsity: float,
+    *,
+    epochs: int,
+    rate: float = 0.2,
+    rewind: int = 0,
+    scope: str = "global",
+    allocation: Allocation = "erk",
+    seed: int = 0,
+    **training: Any,
+) -> Population:
+    """The last round's population: one network for each of the initial `weights`, its ledger with all rounds in it."""
+    check_share(rate=rate)
+    if isinstance(rewind, bool) or not isinstance(rewind, int) or not 0 <= rewind < epochs:
+        raise InputError(f"rewind={rewind!r} is not usable: give whole epochs, fewer than the {epochs} of a round")
+    layerwise = one_of("scope", scope, ("global", "layer")) == "layer"
+    final = allocate(problem.space, sparsity, allocation if layerwise else "erk")
+    generation = Population(
+        problem, [Mask.full(problem.space)] * len(weights), horizon=epochs, seed=seed, weights=weights, **training
+    )
+    generation.train(rewind)
+    start = [generation.parameters.row(row) for row in range(len(weights))]
+    generation.train(epochs - rewind)
+    for budget in rounds(problem.prunable, sum(final), rate):
+        masks = [
+            _smaller(mask, magnitudes(generation, row), budget, final if layerwise else None)
+            for row, mask in enumerate(generation.masks)
+        ]
+        spent = generation.ledger
+        generation = Population(problem, masks, horizon=epochs, seed=seed, weights=start, **training)
+        generation.steps = rewind * generation.batches.per_epoch  # batches and schedule go on from there
+        generation.train(epochs - rewind)
+        generation.ledger = spent + generation.ledger
+    return generation
+
+
+def rounds(prunable: int, budget: int, rate: float) -> list[int]:
+    """Survivors after each round: (1 - rate) of those before, the last exactly `budget`."""
+    left: list[int] = []
+    survivors = float(prunable)
+    while survivors > budget:
+        survivors = max(survivors * (1 - rate), budget)
+        left.append(round(survivors))
+    return left
+
+
+def _smaller(mask: Mask, scores: Sequence[Floats], budget: int, final: Sequence[int] | None) -> Mask:
+    if final is None:
+        return keep_top(mask, scores, budget)
+    sizes, end = mask.space.sizes, sum(final)
+    left = (budget - end) / (mask.space.prunable - end)  # share of what is to leave that is still there
+    return keep_counts(mask, scores, [n + round((size - n) * left) for size, n in zip(sizes, final, strict=True)])

@@ -1,0 +1,53 @@
+"""Sparse evolutionary training: weights near zero leave, random ones enter.  [Mocanu 2018, arXiv:1707.04780]"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evoprune import seeds
+from evoprune.masks.allocation import Allocation
+from evoprune.masks.mask import Indices
+from evoprune.masks.sampling import complement, random_mask, random_subset
+from evoprune.methods.registry import method
+from evoprune.methods.rewiring import check_share, rewire
+from evoprune.problems.problem import Problem
+from evoprune.training.population import Population
+from evoprune.training.ticket import Ticket
+
+__all__ = ["rewire_at_random", "set_"]
+
+
+@method(reference="Mocanu 2018, arXiv:1707.04780, algorithm 1")
+def set_(
+    problem: Problem,
+    *,
+    sparsity: float = 0.95,
+    epochs: int = 10,
+    fraction: float = 0.3,
+    allocation: Allocation = "erk",
+    seed: int = 0,
+    **training: Any,
+) -> Ticket:
+    """Train a random mask; after each epoch 30% of every layer, those nearest zero, leave and as many random weights enter.
+
+    Not after the last epoch. New weights start at 0, without momentum. fraction: share that leaves. Cost: that of the survivors.
+    """
+    mask = random_mask(problem.space, sparsity=sparsity, allocation=allocation, seed=seed)
+    generation = Population(problem, [mask], horizon=epochs, seed=seed, **training)
+    return rewire_at_random(generation, fraction).ticket()
+
+
+def rewire_at_random(generation: Population, fraction: float = 0.3) -> Population:
+    """Train every network of `generation` to its horizon, rewired at random between epochs."""
+    check_share(fraction=fraction)
+    space = generation.problem.space
+
+    def enter(row: int, layer: int, before: Indices, stay: Indices, count: int) -> Indices:
+        rng = seeds.generator(generation.seed, "set", generation.epoch, row, layer)
+        free = complement(before, space.sizes[layer])
+        return free[random_subset(rng, len(free), count)]
+
+    for _ in range(generation.epoch, generation.horizon - 1):
+        generation.train(1)
+        rewire(generation, fraction, enter)
+    return generation.train(generation.horizon - generation.epoch)
