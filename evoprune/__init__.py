@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from evoprune import criteria, methods
     from evoprune.evidence.plots import plot_accuracy, plot_layers, plot_trace
     from evoprune.evolution.individual import FitnessMax, FitnessMin, Individual, fitness_class
+    from evoprune.evolution.journal import read_journal
+    from evoprune.evolution.loop import generations
     from evoprune.evolution.operators import cxSetUniform, initSparse, mutSwap
+    from evoprune.evolution.statistics import statistics
     from evoprune.evolution.toolbox import make_toolbox
     from evoprune.masks.files import load_mask, save_mask
     from evoprune.masks.mask import Mask
@@ -45,6 +48,7 @@ _NAMES = {
     "Trace": "training.trace",
     "cxSetUniform": "evolution.operators",
     "fitness_class": "evolution.individual",
+    "generations": "evolution.loop",
     "initSparse": "evolution.operators",
     "load_mask": "masks.files",
     "load_runs": "runs",
@@ -55,9 +59,11 @@ _NAMES = {
     "plot_layers": "evidence.plots",
     "plot_trace": "evidence.plots",
     "random_mask": "masks.sampling",
+    "read_journal": "evolution.journal",
     "save_mask": "masks.files",
     "scorer": "methods.scorers",
     "scorers": "methods",
+    "statistics": "evolution.statistics",
 }
 _TABLES = ("criteria", "methods")  # modules that can be subscripted by name
 _METHODS = ("combined", "dense", "dissipating", "dropout", "evolve", "kstarts")

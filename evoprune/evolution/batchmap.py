@@ -21,7 +21,7 @@ from evoprune.evolution.trainer import Trainer
 from evoprune.masks.mask import Mask
 from evoprune.training.ledger import Ledger
 
-__all__ = ["BatchMap", "Evaluator"]
+__all__ = ["BatchMap", "Evaluator", "core"]
 
 log = logging.getLogger("evoprune")
 
@@ -81,7 +81,7 @@ class BatchMap:
         self._told = False
 
     def __call__(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
-        if len(iterables) == 1 and _core(function) is self.evaluator:
+        if len(iterables) == 1 and core(function) is self.evaluator:
             return self.batch(list(iterables[0]))
         if len(iterables) == 1 and _wraps(function, self.evaluator):
             return Gathering(self.batch).run(function, list(iterables[0]))
@@ -219,7 +219,7 @@ def _lineage(individual: Any) -> dict[str, Any]:
     return dict(getattr(individual, "lineage", None) or {})
 
 
-def _core(function: Any) -> Any:
+def core(function: Any) -> Any:
     """The function under `toolbox.register`'s partial."""
     while isinstance(function, functools.partial) and not function.args and not function.keywords:
         function = function.func

@@ -1,0 +1,71 @@
+"""Elites are evaluated again, so that none keeps a lucky score for ever: the fitness is the mean over repetitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evoprune.evolution.batchmap import BatchMap
+
+__all__ = ["Elites"]
+
+Scores = tuple[tuple[float, ...], ...]
+
+
+class Elites:
+    """The values of every repetition, by evaluation.
+
+    batch_map: evaluates; None leaves every fitness as it is. limit: repetitions at most.
+    """
+
+    def __init__(self, batch_map: BatchMap | None, limit: int) -> None:
+        self.map, self.limit = batch_map, limit
+        self._scores: dict[str, Scores] = {}
+
+    def welcome(self, individuals: Sequence[Any]) -> None:
+        """Note the first value of those just evaluated; a twin of one evaluated before takes over what is known of it."""
+        if self.map is None:
+            return
+        for individual in individuals:
+            self._scores.setdefault(individual.evaluation, (tuple(individual.fitness.values),))
+            self._show(individual)
+
+    def evaluate_again(self, staying: Sequence[Any], hall: Any, fresh: Sequence[Any]) -> int:
+        """Evaluate once more who stays or stands in the hall of fame, but not who is `fresh`; returns how many.
+
+        Their copies are brought up to date, and the hall of fame is put in order again.
+        """
+        if self.map is None or self.limit == 1:
+            return 0
+        new = {individual.evaluation for individual in fresh}
+        known = [one for one in (*staying, *hall) if getattr(one, "evaluation", None) in self._scores]
+        due = {one.evaluation: one for one in known if one.evaluation not in new and self._open(one)}
+        numbers = [len(self._scores[evaluation]) for evaluation in due]
+        failed = [one.failed for one in due.values()]
+        for (evaluation, individual), values, before in zip(
+            due.items(), self.map.batch(list(due.values()), numbers), failed, strict=True
+        ):
+            self._scores[evaluation] += (values,)
+            individual.failed = individual.failed or before
+        for individual in known:
+            self._show(individual)
+        members = list(hall)
+        if members:
+            hall.clear()
+            hall.update(members)
+        return len(due)
+
+    def _open(self, individual: Any) -> bool:
+        return len(self._scores[individual.evaluation]) < self.limit and not individual.failed
+
+    def _show(self, individual: Any) -> None:
+        """Put the mean on the individual, unless it is there already."""
+        scores = self._scores[individual.evaluation]
+        if getattr(individual, "scores", None) == scores:
+            return
+        individual.scores = scores
+        mean = tuple(float(value) for value in np.mean(np.array(scores), axis=0))
+        if mean != tuple(individual.fitness.values):
+            individual.fitness.values = mean
