@@ -3,9 +3,10 @@
 The gradient of a survivor is one dot product: the delta of its output row with the input run that it multiplies, over all
 pixels and samples. The gradients of pruned weights are never formed. Results are added to what is there.
 
-Counted for an individual with S survivors, R rows, P pixels a row and B samples: 2·S·P·B operations; bytes: (1 + 1/4)·S·P·B
-reads of numbers from cache (a row's delta stays in registers for Linear, and is read once for four survivors otherwise),
-S numbers read and written. The bias gradient reads R·P·B numbers that the cache holds already.
+Counted for an individual with S survivors, R rows, P pixels a row and B samples: 2·S·P·B operations; bytes: (1 + 1/8)·S·P·B
+reads of numbers from cache (a row's delta stays in registers for Linear, and is read once for eight survivors otherwise),
+S numbers read and written. Images go line by line through all rows, so that the lines of all input channels that the
+kernel's window meets stay in the cache; one vector of partial sums a survivor waits in a buffer meanwhile. The bias gradient reads R·P·B numbers that the cache holds already.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from numba import carray
 
 from evoprune.training.engines.kernels.runtime import address, address32, address64, inline, kernel, move, pointer, zero
-from evoprune.training.engines.kernels.vectors import dot_tile, dots_line
+from evoprune.training.engines.kernels.vectors import dot_tile, dots_line, lane_sum, lane_sums
 
 __all__ = ["sampled"]
 
@@ -22,7 +23,8 @@ line_8, line_4, line_1 = dots_line(8), dots_line(4), dots_line(1)
 
 DELTA, IN, WEIGHTS, BIAS, POINTERS, INDICES, FIRST = 0, 4, 8, 9, 10, 11, 12
 ROWS, LINES, RUNS, LENGTH, DELTA_ROW, DELTA_LINE, DELTA_RUN, IN_LINE, IN_RUN, UNIT, LANES, SIZE = tuple(range(13, 25))
-WORDS = 25
+SUMS = 25
+WORDS = 29
 
 
 @inline
@@ -52,19 +54,17 @@ def one_run(result, delta, data, indices, count, unit, length, width):  # type: 
 
 
 @inline
-def many_runs(args, result, delta, data, indices, count):  # type: ignore[no-untyped-def]
-    """All survivors of a row whose delta is an image, eight at a time."""
-    lines, runs, length, unit = args[LINES], args[RUNS], args[LENGTH], args[UNIT]
-    dl, dr, il, ir = args[DELTA_LINE], args[DELTA_RUN], args[IN_LINE], args[IN_RUN]
+def one_line(sums, delta, data, indices, count, unit, runs, length, delta_run, in_run, width):  # type: ignore[no-untyped-def]
+    """All survivors of a row on one image line, eight at a time."""
     at = 0
     while at + 8 <= count:
-        line_8(move(result, at), delta, data, move(indices, at), unit, lines, runs, length, dl, dr, il, ir)
+        line_8(move(sums, at * width), delta, data, move(indices, at), unit, runs, length, delta_run, in_run)
         at += 8
     if at + 4 <= count:
-        line_4(move(result, at), delta, data, move(indices, at), unit, lines, runs, length, dl, dr, il, ir)
+        line_4(move(sums, at * width), delta, data, move(indices, at), unit, runs, length, delta_run, in_run)
         at += 4
     while at < count:
-        line_1(move(result, at), delta, data, move(indices, at), unit, lines, runs, length, dl, dr, il, ir)
+        line_1(move(sums, at * width), delta, data, move(indices, at), unit, runs, length, delta_run, in_run)
         at += 1
 
 
@@ -78,16 +78,35 @@ def sampled(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
     indices = address32(args[INDICES] + first * 4)
     pointers = address32(args[POINTERS] + row * (rows + 1) * 4)
     bias = address(kind, args[BIAS] + row * rows * args[SIZE])
-    for unit_row in range(rows):
-        begin = pointers[unit_row]
-        count = pointers[unit_row + 1] - begin
-        own = move(delta, unit_row * args[DELTA_ROW])
-        if args[WEIGHTS] != 0:
-            if lines * runs == 1:
-                one_run(move(result, begin), own, data, move(indices, begin), count, unit, length, width)
-            else:
-                many_runs(args, move(result, begin), own, data, move(indices, begin), count)
-        if args[BIAS] != 0:
+    single = lines * runs == 1
+    if args[WEIGHTS] != 0 and single:
+        for unit_row in range(rows):
+            begin = pointers[unit_row]
+            own = move(delta, unit_row * args[DELTA_ROW])
+            one_run(move(result, begin), own, data, move(indices, begin), pointers[unit_row + 1] - begin, unit, length, width)
+    elif args[WEIGHTS] != 0:
+        count = pointers[rows]
+        sums = pointer(args, kind, SUMS, row, slot, block)
+        for number in range(count * width):
+            sums[number] = 0
+        for line in range(lines):
+            for unit_row in range(rows):
+                begin = pointers[unit_row]
+                one_line(
+                    move(sums, begin * width), move(delta, unit_row * args[DELTA_ROW] + line * args[DELTA_LINE]),
+                    move(data, line * args[IN_LINE]), move(indices, begin), pointers[unit_row + 1] - begin, unit, runs, length,
+                    args[DELTA_RUN], args[IN_RUN], width,
+                )  # fmt: skip
+        at = 0
+        while at + 4 <= count:
+            lane_sums(move(result, at), move(sums, at * width))
+            at += 4
+        while at < count:
+            lane_sum(move(result, at), move(sums, at * width))
+            at += 1
+    if args[BIAS] != 0:
+        for unit_row in range(rows):
+            own = move(delta, unit_row * args[DELTA_ROW])
             for line in range(lines):
                 for run in range(runs):
                     bias[unit_row] += run_sum(move(own, line * args[DELTA_LINE] + run * args[DELTA_RUN]), length)

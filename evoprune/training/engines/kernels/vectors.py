@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["VECTORS", "dot_tile", "dots_line", "gather_tile", "lanes"]
+__all__ = ["VECTORS", "dot_tile", "dots_line", "gather_tile", "lane_sum", "lane_sums", "lanes"]
 
 WORD = ir.IntType(64)
 HALF = ir.IntType(32)
@@ -208,41 +208,66 @@ def dot_tile(vectors: int) -> Callable[..., None]:
 
 
 def dots_line(together: int) -> Callable[..., None]:
-    """`line(result, delta, data, indices, unit, shape, strides…)`: dot products over many runs, `together` survivors at a time.
+    """`line(sums, delta, data, indices, unit, runs, length, delta_run, in_run)`: dot products over the runs of one image line.
 
-    result[t] += sum over lines, runs and j < length of delta[…, j] · data[indices[t]·unit + …, j], t < together; `length` is
-    a multiple of the lanes.
+    sums[t, :] += vectors of delta[…, j] · data[indices[t]·unit + …, j] over runs and j < length, for `together` survivors t;
+    `length` is a multiple of the lanes, and what is left to sum over the lanes stays apart until `lane_sums`.
     """
 
     @intrinsic
     def line(
-        typingctx: Any, result: Any, delta: Any, data: Any, indices: Any, unit: Any, lines: Any, runs: Any, length: Any,
-        delta_line: Any, delta_run: Any, in_line: Any, in_run: Any,
-    ) -> Any:  # fmt: skip
+        typingctx: Any, sums: Any, delta: Any, data: Any, indices: Any, unit: Any, runs: Any, length: Any, delta_run: Any, in_run: Any
+    ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            result, delta, data, indices, unit, lines, runs, length, delta_line, delta_run, in_line, in_run = values
-            emit = _Emitter(builder, result.type.pointee)
+            sums, delta, data, indices, unit, runs, length, delta_run, in_run = values
+            emit = _Emitter(builder, sums.type.pointee)
             own = _accumulators(emit, together)
+            for number in range(together):
+                builder.store(emit.load(sums, number), own[number])
             rows = [emit.at(data, emit.index(indices, ir.Constant(WORD, number), unit)) for number in range(together)]
             zero, step = ir.Constant(WORD, 0), ir.Constant(WORD, emit.lanes)
-            with cgutils.for_range(builder, lines) as outer, cgutils.for_range(builder, runs) as inner:
-                left = builder.add(builder.mul(outer.index, delta_line), builder.mul(inner.index, delta_run))
-                right = builder.add(builder.mul(outer.index, in_line), builder.mul(inner.index, in_run))
-                source, others = emit.at(delta, left), [emit.at(row, right) for row in rows]
+            with cgutils.for_range(builder, runs) as run:
+                source = emit.at(delta, builder.mul(run.index, delta_run))
+                right = builder.mul(run.index, in_run)
+                others = [emit.at(row, right) for row in rows]
                 with cgutils.for_range_slice(builder, zero, length, step) as (at, _):
                     value = emit.load(emit.at(source, at))
                     for number in range(together):
                         other = emit.load(emit.at(others[number], at))
                         builder.store(emit.fma(value, other, builder.load(own[number])), own[number])
-            totals = []
-            for first in range(0, together, 4):
-                totals += emit.totals([builder.load(value) for value in own[first : first + 4]])
-            for number, total in enumerate(totals):
-                target = emit.at(result, ir.Constant(WORD, number))
-                builder.store(builder.fadd(builder.load(target), total), target)
+            for number in range(together):
+                emit.store(builder.load(own[number]), sums, number)
             return context.get_dummy_value()
 
         words = types.int64
-        return types.void(result, result, result, types.CPointer(types.int32), *[words] * 8), codegen
+        return types.void(sums, sums, sums, types.CPointer(types.int32), *[words] * 5), codegen
 
     return line
+
+
+@intrinsic
+def lane_sums(typingctx: Any, result: Any, sums: Any) -> Any:
+    """result[0:4] += sums of the lanes of four vectors."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        result, sums = values
+        emit = _Emitter(builder, result.type.pointee)
+        for number, total in enumerate(emit.totals([emit.load(sums, number) for number in range(4)])):
+            target = emit.at(result, ir.Constant(WORD, number))
+            builder.store(builder.fadd(builder.load(target), total), target)
+        return context.get_dummy_value()
+
+    return types.void(result, result), codegen
+
+
+@intrinsic
+def lane_sum(typingctx: Any, result: Any, sums: Any) -> Any:
+    """result[0] += sum of the lanes of one vector."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        result, sums = values
+        emit = _Emitter(builder, result.type.pointee)
+        builder.store(builder.fadd(builder.load(result), emit.total(emit.load(sums))), result)
+        return context.get_dummy_value()
+
+    return types.void(result, result), codegen

@@ -125,6 +125,9 @@ class Product(Operation):
         tables.put(args, sampled.DELTA, tables.delta_at(y, inside=True))
         tables.put(args, sampled.IN, tables.at(x, offset=self._window(source)))
         args[sampled.WEIGHTS], args[sampled.BIAS] = weight, bias
+        if lines * runs > 1:
+            most = int(np.diff(sparse.first).max(initial=0))
+            tables.put(args, sampled.SUMS, tables.space.scratch(most * tables.lanes))
         self._structure(args, sampled, tables, sparse)
         args[sampled.ROWS], args[sampled.LINES], args[sampled.RUNS], args[sampled.LENGTH] = sparse.rows, lines, runs, length
         args[sampled.DELTA_ROW], args[sampled.DELTA_LINE], args[sampled.DELTA_RUN] = delta.channel, delta.line, delta.block

@@ -59,6 +59,11 @@ class Workspace:
             self._buffers[key] = tensor, at
         return self._buffers[key][1]
 
+    def scratch(self, numbers: int) -> At:
+        """A buffer of `numbers` numbers a thread that holds nothing between two operations; it grows in powers of two."""
+        size = 1 << max(10, (numbers - 1).bit_length())
+        return self.buffer(("scratch", size), size, a_row=False, a_block=False)
+
     def shared_buffer(self, key: Hashable, numbers: int) -> int:
         """Address of a buffer that all individuals share."""
         if key not in self._buffers:
