@@ -182,7 +182,8 @@ class Mask:
     # ---- pickling -----------------------------------------------------------------------------------------------
 
     def __reduce__(self) -> tuple[Callable[..., Mask], tuple[MaskSpace, tuple[bytes, ...]]]:
-        return _unpickle, (self.space, tuple(array.tobytes() for array in self.survivors))
+        raw = (array.astype(_width(size)).tobytes() for array, size in zip(self.survivors, self.space.sizes, strict=True))
+        return _unpickle, (self.space, tuple(raw))
 
     def __copy__(self) -> Mask:
         return self
@@ -218,4 +219,10 @@ def _immutable_base(array: npt.NDArray[Any]) -> bool:
 
 
 def _unpickle(space: MaskSpace, survivors: tuple[bytes, ...]) -> Mask:
-    return Mask._trusted(space, (np.frombuffer(raw, dtype=np.int64) for raw in survivors))
+    pairs = zip(survivors, space.sizes, strict=True)
+    return Mask._trusted(space, (np.frombuffer(raw, dtype=_width(size)).astype(np.int64) for raw, size in pairs))
+
+
+def _width(size: int) -> str:
+    """The type of a layer's indices in a pickle: half of the bytes where they suffice."""
+    return "<u4" if size <= 2**32 else "<i8"

@@ -13,7 +13,7 @@ from evoprune.errors import InputError
 from evoprune.evolution.operators.lineage import draw_seed, generator, record, source
 from evoprune.evolution.operators.numbers import probability, whole
 from evoprune.evolution.operators.registry import operator
-from evoprune.evolution.operators.sets import membership, merged, outside, with_layers
+from evoprune.evolution.operators.sets import changed, membership, merged, outside, with_layers
 from evoprune.evolution.operators.swap import drawn_layer
 from evoprune.evolution.operators.told import Scores, Told
 from evoprune.masks.mask import Indices, Mask, common_space
@@ -28,11 +28,11 @@ Changes = dict[int, tuple[Indices, Indices]]
 
 def apply(draw: np.random.Generator, mask: Mask, *, changes: dict[str, list[str]], **told: object) -> tuple[Mask]:
     """The rule of `mutGuided`, which draws nothing: the lineage holds the changes, since what training told is not kept."""
-    known = {int(layer): packs for layer, packs in changes.items()}
-    kinds = {layer: kind(mask, layer) for layer in known}
-    return (
-        changed(mask, {layer: (unpacked(off, kinds[layer]), unpacked(on, kinds[layer])) for layer, (off, on) in known.items()}),
-    )
+    unpack = {}
+    for layer, (off, on) in changes.items():
+        dtype = kind(mask, int(layer))
+        unpack[int(layer)] = unpacked(off, dtype), unpacked(on, dtype)
+    return (apply_changes(mask, unpack),)
 
 
 @operator("mutate", apply)
@@ -70,7 +70,7 @@ def mutGuided(
         changes[layer] = leaving, enter(draw, mask, layer, number, told if guides["on"] == "gradient" else None, noise)
     packs = {str(layer): [packed(each, kind(mask, layer)) for each in pair] for layer, pair in changes.items()}
     record(individual, "mutGuided", seed, [source(individual)], {**guides, "changes": packs})
-    individual.mask = changed(mask, changes)
+    individual.mask = apply_changes(mask, changes)
     return (individual,)
 
 
@@ -131,12 +131,12 @@ def least(draw: np.random.Generator, scores: Scores, number: int) -> Indices:
     return merged(below, equal[random_subset(draw, len(equal), number - len(below))])
 
 
-def changed(mask: Mask, changes: Changes) -> Mask:
+def apply_changes(mask: Mask, changes: Changes) -> Mask:
     """`mask` with the changes made."""
     layers = {}
     for layer, (leaving, entering) in changes.items():
-        staying = np.delete(mask.survivors[layer], np.searchsorted(mask.survivors[layer], leaving))
-        layers[layer] = merged(staying, entering)
+        survivors = mask.survivors[layer]
+        layers[layer] = changed(survivors, np.searchsorted(survivors, leaving), entering)
     return with_layers(mask, layers)
 
 

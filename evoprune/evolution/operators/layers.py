@@ -11,9 +11,9 @@ from evoprune.errors import InputError
 from evoprune.evolution.operators.lineage import mate
 from evoprune.evolution.operators.numbers import counts_of, deal, probability
 from evoprune.evolution.operators.registry import operator
-from evoprune.evolution.operators.sets import Pair
+from evoprune.evolution.operators.sets import count_common, exchanged
 from evoprune.masks.mask import Indices, Mask
-from evoprune.masks.sampling import Flags, random_subset
+from evoprune.masks.sampling import Flags, random_flags
 
 __all__ = ["cxLayers"]
 
@@ -49,10 +49,10 @@ def _hand_over(draw: np.random.Generator, giver: list[Indices], taker: list[Indi
     given, taken = counts_of([len(layer) for layer in giver]), counts_of([len(layer) for layer in taker])
     moved = deal(draw, number, np.where(swapped, np.maximum(given - taken, 0), 0))
     for layer in np.flatnonzero(moved):
-        pair = Pair(giver[layer], taker[layer])
-        spare, _ = pair.only()
-        pair.hand_over(spare[random_subset(draw, len(spare), int(moved[layer]))])
-        giver[layer], taker[layer] = pair.split()
+        common = count_common(giver[layer], taker[layer])
+        leaving = random_flags(draw, len(giver[layer]) - common, int(moved[layer]))
+        none = np.zeros(len(taker[layer]) - common, dtype=bool)
+        giver[layer], taker[layer] = exchanged(giver[layer], taker[layer], leaving, none)
 
 
 @operator("mate", exchange_layers)

@@ -6,14 +6,13 @@ import random
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from evoprune.errors import InputError
 from evoprune.evolution.operators.lineage import mate
 from evoprune.evolution.operators.registry import operator
-from evoprune.evolution.operators.sets import Pair, merged, outside
+from evoprune.evolution.operators.sets import NONE, changed, outside, union
 from evoprune.masks.mask import Indices, Mask
-from evoprune.masks.sampling import random_subset
+from evoprune.masks.sampling import Flags, random_subset
 
 __all__ = ["cxRAR"]
 
@@ -28,17 +27,11 @@ def assort(draw: np.random.Generator, first: Mask, second: Mask, *, weight: floa
 
 
 def _assorted(a: Indices, b: Indices, size: int, weight: float, draw: np.random.Generator) -> tuple[Indices, Indices]:
-    pair = Pair(a, b)
-    one = pair.alone  # which entries of the union only one parent has
-    keep = np.ones(len(one), dtype=bool)
-    keep[1:] &= (pair.tagged[1:] ^ pair.tagged[:-1]) != 1
-    union, one = pair.tagged[keep] >> 1, one[keep]
-    return _child(union, one, size, len(a), weight, draw), _child(union, one, size, len(b), weight, draw)
+    either, one = union(a, b)
+    return _child(either, one, size, len(a), weight, draw), _child(either, one, size, len(b), weight, draw)
 
 
-def _child(
-    union: Indices, one: npt.NDArray[np.bool_], size: int, count: int, weight: float, draw: np.random.Generator
-) -> Indices:
+def _child(either: Indices, one: Flags, size: int, count: int, weight: float, draw: np.random.Generator) -> Indices:
     """Decide every element as if the bag were emptied, then undo what was decided after the child was complete.
 
     Copies leave the bag in random order, so an element with c copies is decided at the least of c uniform times, and one that
@@ -50,15 +43,15 @@ def _child(
     surplus = int(np.count_nonzero(inside)) - count
     if surplus > 0:  # it was full before: the latest to enter do not
         both = np.flatnonzero(~one)
-        either = np.flatnonzero(one & inside)
-        late = _latest(draw, surplus, (len(both), weight), (len(either), 2.0))
-        for positions, number in zip((both, either), late, strict=True):
+        single = np.flatnonzero(one & inside)
+        late = _latest(draw, surplus, (len(both), weight), (len(single), 2.0))
+        for positions, number in zip((both, single), late, strict=True):
             inside[positions[random_subset(draw, len(positions), number)]] = False
-        return union[inside]
-    neither, either = size - len(union), np.flatnonzero(~inside)
-    late = _latest(draw, -surplus, (neither, weight), (len(either), 2.0))  # the latest to be shut out are not
-    inside[either[random_subset(draw, len(either), late[1])]] = True
-    return merged(union[inside], outside(union, random_subset(draw, neither, late[0])))
+        return changed(either, np.flatnonzero(~inside), NONE)
+    neither, single = size - len(either), np.flatnonzero(~inside)
+    late = _latest(draw, -surplus, (neither, weight), (len(single), 2.0))  # the latest to be shut out are not
+    inside[single[random_subset(draw, len(single), late[1])]] = True
+    return changed(either, np.flatnonzero(~inside), outside(either, random_subset(draw, neither, late[0])))
 
 
 def _latest(draw: np.random.Generator, number: int, *kinds: tuple[int, float]) -> list[int]:

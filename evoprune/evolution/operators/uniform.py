@@ -10,9 +10,9 @@ import numpy as np
 from evoprune.evolution.operators.lineage import mate
 from evoprune.evolution.operators.numbers import probability
 from evoprune.evolution.operators.registry import operator
-from evoprune.evolution.operators.sets import Pair
+from evoprune.evolution.operators.sets import count_common, exchanged
 from evoprune.masks.mask import Indices, Mask
-from evoprune.masks.sampling import random_subset
+from evoprune.masks.sampling import random_flags
 
 __all__ = ["cxSetUniform"]
 
@@ -24,12 +24,10 @@ def set_uniform(draw: np.random.Generator, first: Mask, second: Mask, *, indpb: 
 
 
 def _exchange(a: Indices, b: Indices, indpb: float, draw: np.random.Generator) -> tuple[Indices, Indices]:
-    pair = Pair(a, b)
-    only_a, only_b = pair.only()
-    number = int(draw.binomial(min(len(only_a), len(only_b)), indpb))
-    for positions in (only_a, only_b):
-        pair.hand_over(positions[random_subset(draw, len(positions), number)])
-    return pair.split()
+    common = count_common(a, b)
+    only_a, only_b = len(a) - common, len(b) - common
+    number = int(draw.binomial(min(only_a, only_b), indpb))
+    return exchanged(a, b, random_flags(draw, only_a, number), random_flags(draw, only_b, number))
 
 
 @operator("mate", set_uniform)
