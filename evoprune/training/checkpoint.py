@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,26 +56,29 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
             f"the state was saved by engine {values['engine']!r}, this population runs {population.engine.name!r}: set engine="
         )
 
-    def group(kind: str) -> dict[str, Tensor]:
-        return {key.removeprefix(f"{kind}/"): value.clone() for key, value in tensors.items() if key.startswith(f"{kind}/")}
+    def group(kind: str, names: Iterable[str]) -> dict[str, Tensor]:
+        return {name: tensors[f"{kind}/{name}"].to(population.device, copy=True) for name in names}
 
-    leaves, space = group("value"), population.problem.space
+    held, space = population.parameters, population.problem.space
+    leaves = group("value", held.leaves())  # in the population's own order, whatever a file made of it
     masks = _masks(population, tensors)
     parameters = Parameters(
         masks,
         {name: value for name, value in leaves.items() if name in space.index},
         {name: value for name, value in leaves.items() if name not in space.index},
-        group("buffer"),
-        group("initial"),
+        group("buffer", held.buffers),
+        group("initial", held.initial),
     )
     optimizer = population.training.make_optimizer(parameters.leaves().values())
     for key, value in tensors.items():
         if key.startswith("optimizer/"):
             _, slot, name = key.split("/", 2)
-            optimizer.state[parameters.leaves()[name]][slot] = value.clone()
+            leaf = parameters.leaves()[name]
+            optimizer.state[leaf][slot] = value.to(leaf.device if value.ndim else "cpu", copy=True)  # a step count stays there
     for name, slots in values["optimizer"].items():
         optimizer.state[parameters.leaves()[name]].update(slots)
-    population.optimizer, population.steps, population._loss = optimizer, values["steps"], tensors["loss"].clone()
+    population.optimizer, population.steps = optimizer, values["steps"]
+    population._loss = tensors["loss"].to(population.device, copy=True)
     population.ledger = type(population.ledger)(**values["ledger"])
     population.trace.restore(values["trace"], parameters)
     population._adopt(parameters)

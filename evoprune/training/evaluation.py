@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from evoprune.problems.losses import accuracy
+from evoprune.problems.losses import hits
 from evoprune.problems.problem import Problem
 from evoprune.problems.splits import Split
 from evoprune.training.batches import Batches
@@ -32,5 +32,5 @@ def evaluate(
                 outputs = chunk(x)
                 loss[rows] += problem.loss.per_sample(outputs, y).double().sum(1)
                 if problem.task == "classification":
-                    right[rows] += accuracy(outputs, y).double() * len(x)
+                    right[rows] += hits(outputs, y).sum(-1)
     return {"loss": (loss / len(split)).cpu().numpy(), "accuracy": (right / len(split)).cpu().numpy()}

@@ -19,6 +19,7 @@ from evoprune.training.batches import Batches
 from evoprune.training.dropconnect import DropConnect
 from evoprune.training.engines import Chunk, make_engine
 from evoprune.training.evaluation import evaluate
+from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
 from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
@@ -72,7 +73,7 @@ class Population:
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         parameters = Parameters.of(
             masks,
-            weights or _initial_weights(problem, len(masks), own=self.training.own_weights),
+            weights or _initial_weights(problem, masks, self.training),
             trained,
             rescale=self.training.rescale and weights is None,
             device=self.device,
@@ -354,10 +355,12 @@ def _check(problem: Problem, masks: Sequence[Mask], horizon: int) -> None:
             raise MaskMismatch(f"a mask belongs to another model than {problem.model_name!r}: use masks of problem.space")
 
 
-def _initial_weights(problem: Problem, k: int, *, own: bool) -> list[dict[str, Tensor]]:
-    if own:
-        return [problem.initial_weights(seeds.derive(problem.seed, "start", position)) for position in range(k)]
-    return [problem.initial_weights()] * k
+def _initial_weights(problem: Problem, masks: Sequence[Mask], training: Training) -> list[dict[str, Tensor]]:
+    if training.own_weights:
+        starts = [problem.initial_weights(seeds.derive(problem.seed, "start", position)) for position in range(len(masks))]
+    else:
+        starts = [problem.initial_weights()] * len(masks)
+    return [INITIALIZERS[training.init](problem, mask, start) for mask, start in zip(masks, starts, strict=True)]
 
 
 def _zero_gradients(parameters: Parameters) -> None:

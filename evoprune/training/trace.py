@@ -122,8 +122,8 @@ class Trace:
         return self.sums[quantity][layer]
 
     def history(self, individual: int) -> list[dict[str, Any]]:
-        """The rows of one individual, by epoch."""
-        return [row for (owner, _), row in sorted(self._rows.items()) if owner == individual]
+        """The rows of one individual, by epoch; what was known before the first is left out."""
+        return [row for (owner, epoch), row in sorted(self._rows.items()) if owner == individual and epoch > 0]
 
     def state(self) -> dict[str, Any]:
         """Everything but the per-weight sums, as JSON-able values."""

@@ -1,0 +1,94 @@
+"""A population that is put away and taken up again goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from evoprune.errors import InputError
+from evoprune.masks.mask import Mask
+from evoprune.masks.sampling import random_masks
+from evoprune.problems.problem import Problem
+from evoprune.training.population import Population
+from tests.tiny import Residual, dropped, mlp, own
+
+
+def population(problem: Problem, **options: Any) -> Population:
+    return Population(problem, random_masks(problem.space, 4, sparsity=0.6), horizon=6, batch_size=20, **options)
+
+
+def shrink(generation: Population) -> Population:
+    return generation.prune([Mask(mask.space, [layer[::2] for layer in mask.survivors]) for mask in generation.masks])
+
+
+def assert_equal(a: Population, b: Population) -> None:
+    assert a.masks == b.masks
+    assert a.trace.frame().equals(b.trace.frame())
+    for row in range(len(a)):
+        for name, value in a.parameters.row(row).items():
+            assert torch.equal(value, b.parameters.row(row)[name]), name
+    assert {**a.ledger.as_dict(), "wall_s": 0} == {**b.ledger.as_dict(), "wall_s": 0}
+
+
+def through_file(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """As a file gives it back: names sorted, numbers from JSON."""
+    save_file({name: value.contiguous() for name, value in state["tensors"].items()}, path)
+    loaded = load_file(path)
+    return {"tensors": {name: loaded[name] for name in sorted(loaded)}, "values": json.loads(json.dumps(state["values"]))}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
+@pytest.mark.parametrize("engine", ["loop", "dense"])
+@pytest.mark.parametrize("build", [Residual, dropped], ids=lambda build: build.__name__)
+def test_going_on_from_a_file_equals_never_having_stopped(build: Any, engine: str, optimizer: str, tmp_path: Path) -> None:
+    problem, options = own(build), {"engine": engine, "optimizer": optimizer, "weight_decay": 1e-3}
+    whole = shrink(population(problem, **options).train(2).select([3, 1])).train(1)
+    saved = through_file(whole.state(), tmp_path / "state")
+    again = population(problem, **options).restore(saved)
+    assert_equal(whole, again)
+    assert_equal(whole.train(2), again.train(2))
+    assert_equal(shrink(whole.select([1])).train(1), shrink(again.select([1])).train(1))
+
+
+def test_within_an_epoch_nothing_is_lost_either(tmp_path: Path) -> None:
+    whole = population(mlp(), engine="loop").train_steps(4)
+    again = population(mlp(), engine="loop").restore(through_file(whole.state(), tmp_path / "state"))
+    assert_equal(whole.train_steps(5), again.train_steps(5))
+
+
+def test_a_state_does_not_change_with_the_population() -> None:
+    generation = population(mlp(), engine="loop").train(1)
+    saved = generation.state()
+    copies = {name: value.clone() for name, value in saved["tensors"].items()}
+    steps = saved["values"]["steps"]
+    generation.train(2)
+    assert all(torch.equal(value, saved["tensors"][name]) for name, value in copies.items())
+    assert saved["values"]["steps"] == steps
+
+
+def test_criteria_that_follow_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    whole = population(mlp(), engine="loop").train(1)
+    again = population(mlp(), engine="loop").restore(through_file(whole.state(), tmp_path / "state"))
+    for generation in (whole, again):
+        generation.train(1, record=("grad",))
+    for quantity in ("weight", "movement", "grad"):
+        assert whole.trace.total(quantity).tolist() == again.trace.total(quantity).tolist()  # type: ignore[arg-type]
+
+
+def test_failed_rows_stay_failed() -> None:
+    generation = population(mlp(), engine="loop")
+    with torch.no_grad():
+        generation.parameters.stacked["1.bias"][2] = float("nan")
+    again = population(mlp(), engine="loop").restore(generation.train(1).state())
+    assert again.trace.failed.tolist() == [False, False, True, False]
+
+
+def test_a_state_of_another_engine_is_refused() -> None:
+    saved = population(mlp(), engine="loop").state()
+    with pytest.raises(InputError, match="engine"):
+        population(mlp(), engine="dense").restore(saved)
