@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evoprune.errors import InputError, UnknownName
 from evoprune.registry import Registry
+from evoprune.training.initializers import INITIALIZERS
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Training"]
 
@@ -64,6 +65,8 @@ class Training:
     schedule: "cosine" per step over the horizon, "constant", or "step" with `step_every` (steps) and `step_factor`.
     rescale: divide survivors by sqrt(layer density) at the start.
     own_weights: another draw of the initial weights for every individual, instead of common ones.
+    init: "problem" for its own initial weights, "eoi" for exactly orthogonal ones on the mask, "hessian" for its own with every
+        layer scaled to a Hessian norm of 1.
     drop_rate: share of the prunable weights that each step drops at random (DropConnect).
     """
 
@@ -81,6 +84,7 @@ class Training:
     step_factor: float = 0.1
     rescale: bool = False
     own_weights: bool = False
+    init: str = "problem"
     drop_rate: float = 0.0
 
     @classmethod
@@ -95,6 +99,7 @@ class Training:
     def __post_init__(self) -> None:
         self._check_optimizer()
         SCHEDULES[self.schedule]
+        INITIALIZERS[self.init]
         if self.dtype not in ("float32", "float64"):
             raise UnknownName("dtype", self.dtype, ("float32", "float64"))
         checks = {
@@ -122,6 +127,9 @@ class Training:
                 raise InputError(f"{name}={getattr(self, name)!r} is not usable: give True or False")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise InputError("nesterov=True needs optimizer='sgd' and a momentum above 0: change one of them")
+
+        if self.rescale and self.init != "problem":
+            raise InputError(f"rescale=True would undo init={self.init!r}: choose one of them")
 
     def _check_optimizer(self) -> None:
         if str(self.optimizer).lower() in COUPLED:
