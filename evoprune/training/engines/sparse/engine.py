@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ from evoprune.training.parameters import Parameters
 
 __all__ = ["SparseChunk", "SparseEngine"]
 
-BLOCK = 128
-"""Samples a block of the batch: what one survivor touches at a time."""
+KEPT_BYTES = 8 << 20
+"""Activations that a chunk of a fully connected network keeps at most: they should not leave the cache before backward."""
 
 
 @ENGINES.register("sparse")
@@ -49,7 +49,11 @@ class SparseEngine(Engine):
 
     @property
     def rows(self) -> int:
-        return 16
+        if any(len(shape) > 2 for shape in self.space.shapes):
+            return max(4, torch.get_num_threads())  # images: one individual alone fills the cache, and a chunk much memory
+        numbers = sum(shape[0] for shape in self.space.shapes) * self.batch_size
+        fitting = KEPT_BYTES // (numbers * torch.empty((), dtype=self.dtype).element_size())
+        return max(4, min(64, 1 << (fitting.bit_length() - 1 if fitting else 0)))
 
     @property
     def random(self) -> bool:
@@ -133,7 +137,8 @@ class SparseChunk(Chunk):
         self.leaves: dict[str, Tensor] = {**self.survivors, **self.stacked}
         self._anchor = torch.zeros((), dtype=engine.dtype, requires_grad=True)
 
-    def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
+    def _plan(self, batch: Tensor, shared: bool) -> tuple[Plan, Tensor]:
+        """How to run on `batch`, which is cast to the engine's type."""
         samples, shape = (batch.shape[0], batch.shape[1:]) if shared else (batch.shape[1], batch.shape[2:])
         if samples == 0:
             raise InputError("an empty batch: give at least one sample")
@@ -141,26 +146,58 @@ class SparseChunk(Chunk):
             raise InputError(f"{batch.shape[0]} batches for {self.k} individuals: give one each")
         engine = self.engine
         network = engine.network(self.training, tuple(shape))
-        plan = Plan(network, self.k, samples, shared=shared, threads=torch.get_num_threads(), keep=torch.is_grad_enabled(), block=BLOCK)
+        plan = Plan(network, self.k, samples, shared=shared, threads=torch.get_num_threads(), keep=torch.is_grad_enabled())
         if batch.dtype != engine.dtype:
             batch = batch.to(engine.dtype)
+        return plan, batch
+
+    def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
+        plan, batch = self._plan(batch, shared)
         if not plan.keep:
-            space = engine.take(plan)
-            output = self._forward(space, batch)
-            engine.give(space)
-            return output
+            space = self.engine.take(plan)
+            try:
+                return self._forward(space, batch)
+            finally:
+                self.engine.give(space)
         leaves = [self._anchor] if self.in_place else list(self.leaves.values())
         output: Tensor = _Run.apply(self, plan, batch, *leaves)
         return output
 
+    def dense_gradients(self, batch: Tensor, objective: Callable[[Tensor], Tensor], shared: bool = True) -> dict[str, Tensor]:
+        """Gradient of `objective(outputs)` (a number, outputs as of `forward`) with respect to every prunable weight.
+
+        `(k, *shape)` by name, pruned weights included; gradients and running statistics of the chunk stay as they are.
+        """
+        before = {name: value.clone() for name, value in self.states.items()}
+        with torch.enable_grad():
+            plan, batch = self._plan(batch, shared)
+            space = self.engine.take(plan)
+            try:
+                outputs = self._forward(space, batch).requires_grad_()
+                [change] = torch.autograd.grad(objective(outputs), [outputs])
+                space_names = zip(self.engine.space.names, self.engine.space.shapes, strict=True)
+                result = {name: torch.zeros((self.k, *shape), dtype=self.engine.dtype) for name, shape in space_names}
+                structures = dict(self.structures)  # the dense ones are not kept
+                tables = Tables(self, structures, self.masks, space, self._source(plan), result, dense=True)
+                self._backward(space, batch, plan.network.output.ordered(change), tables)
+            finally:
+                self.engine.give(space)
+        for name, value in self.states.items():
+            value.copy_(before[name])
+        return result
+
+    def _source(self, plan: Plan) -> tuple[Tensor, At]:
+        source = self.engine.source(plan)
+        return source.buffer, source.at
+
     def _tables_on(self, space: Workspace, gradients: dict[str, Tensor] | None = None) -> Tables:
         source = self.engine.source(space.plan)
         if gradients is not None:
-            return Tables(self, self.structures, self.masks, space, (source.buffer, source.at), gradients)
+            return Tables(self, self.structures, self.masks, space, self._source(space.plan), gradients)
         known = space.tables.get(self)
         if known is None or known.source[0] is not source.buffer:
             own = {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
-            known = space.tables[self] = Tables(self, self.structures, self.masks, space, (source.buffer, source.at), own)
+            known = space.tables[self] = Tables(self, self.structures, self.masks, space, self._source(space.plan), own)
         return known
 
     def _forward(self, space: Workspace, batch: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ class Network:
     def _settle(self) -> None:
         for operation in self.operations:
             operation.prepare()
-        kept = []
+        kept: list[Operation] = []
         for operation in self.operations:
             if isinstance(operation, Reshape) and operation.alias():
                 continue
@@ -163,7 +163,36 @@ class Network:
         self.operations = kept
         self.uses = Counter(x.root for operation in kept for x in operation.inputs)
         self.draws = [operation for operation in kept if isinstance(operation, Dropout)]
+        self.aliases = _shared_gradients(kept)
         self.whole_batch = any(isinstance(operation, Norm) and operation.options.batch_statistics for operation in kept)
+
+    @property
+    def images(self) -> bool:
+        """Whether a layer with weights works on images."""
+        return any(isinstance(operation, Product) and operation.output.image[1:] != (1, 1) for operation in self.operations)
+
+
+def _shared_gradients(operations: Sequence[Operation]) -> dict[Value, Value]:
+    """Inputs of sums whose gradient can live in the memory of the output's gradient, because nothing writes it too early.
+
+    Backward runs the operations from the last to the first. The gradient of a sum's output is complete when the sum runs, and
+    is that of both inputs. An input that others read as well has more added to it; that must come after the producer of the
+    other input has read it.
+    """
+    producers = {operation.output.root: position for position, operation in enumerate(operations) if not isinstance(operation, Output)}
+    aliases: dict[Value, Value] = {}
+    for position, operation in enumerate(operations):
+        if not isinstance(operation, Plus) or operation.inputs[0].root is operation.inputs[1].root:
+            continue
+        y = operation.output
+        for x, other in (operation.inputs, operation.inputs[::-1]):
+            readers = [at for at, reader in enumerate(operations) if at != position and any(x.root is value.root for value in reader.inputs)]
+            same = x.root is x and x.needs and x.delta_pad == y.delta_pad and y.root is y
+            alone = not readers and not x.gated
+            after = bool(readers) and max(readers) < producers.get(other.root, -1)
+            if same and (alone or after):
+                aliases[x] = y
+    return aliases
 
 
 # ---- one rule a layer: (network, module, inputs…) or (network, inputs…, options) -> value ---------------------------------

@@ -65,8 +65,8 @@ class Product(Operation):
 
     # ---- structure ----------------------------------------------------------------------------------------------
 
-    def rows_of(self, tables: Tables) -> Sparse:
-        """The weights by output row, with offsets into the input."""
+    def rows_of(self, tables: Tables, *, dense: bool = False) -> Sparse:
+        """The weights by output row, with offsets into the input; dense: pruned ones too."""
         x = self.inputs[0]
         layout = tables.layout(x)
         channels = x.image[0]
@@ -74,8 +74,14 @@ class Product(Operation):
             [layout.pixels(c, i) + j for c in range(channels) for i in range(self.kernel[0]) for j in range(self.kernel[1])],
             dtype=np.int64,
         )
-        key = ("rows", self.weight, offsets.tobytes())
-        return tables.structure(key, lambda: by_row(tables.survivors(self.weight), self.output.image[0], offsets))
+        key = ("rows", self.weight, dense, offsets.tobytes())
+        every = np.arange(self.output.image[0] * len(offsets), dtype=np.int64)
+
+        def make() -> Sparse:
+            survivors = [every] * tables.chunk.k if dense else tables.survivors(self.weight)
+            return by_row(survivors, self.output.image[0], offsets)
+
+        return tables.structure(key, make)
 
     def columns_of(self, tables: Tables, phase: tuple[int, int]) -> Sparse:
         """The transposed weights of one phase of the stride, with offsets into the output's gradient."""
@@ -119,7 +125,7 @@ class Product(Operation):
         weight, bias = tables.weight_gradient(self.weight), tables.stacked_gradient(self.bias)
         if not weight and not bias:
             return []
-        sparse, source, delta = self.rows_of(tables), tables.layout(x), tables.delta_layout(y)
+        sparse, source, delta = self.rows_of(tables, dense=tables.dense), tables.layout(x), tables.delta_layout(y)
         lines, runs, length, in_run = self._runs(y.image[1:], source.block)
         args = [0] * sampled.WORDS
         tables.put(args, sampled.DELTA, tables.delta_at(y, inside=True))

@@ -256,6 +256,8 @@ class Plus(Operation):
         for x in self.inputs:
             if x.root.needs:
                 add, gated = tables.contribute(x.root)
+                if x.root in tables.plan.network.aliases:
+                    continue
                 same = Region(x, self.output, size=x.image)
                 calls += [*same._call(tables, back=True, add=add), *gate_calls(tables, x, gated)]
         return calls

@@ -21,6 +21,12 @@ __all__ = ["Plan", "Tables", "Workspace"]
 
 At = tuple[int, int, int, int]
 
+BLOCK = 128
+"""Samples a block of the batch: what one survivor touches at a time."""
+
+BLOCK_IMAGES = 32
+"""The same where layers work on images: the lines of all channels that a window meets must fit into the cache."""
+
 
 class Plan:
     """How a network runs on a batch: size of a block, number of blocks, what must be kept for the backward pass.
@@ -28,9 +34,10 @@ class Plan:
     key: equal plans can share workspaces.
     """
 
-    def __init__(self, network: Network, rows: int, samples: int, *, shared: bool, threads: int, keep: bool, block: int) -> None:
+    def __init__(self, network: Network, rows: int, samples: int, *, shared: bool, threads: int, keep: bool) -> None:
         self.network, self.rows, self.samples, self.shared, self.threads, self.keep = network, rows, samples, shared, threads, keep
         whole = -(-samples // 16) * 16
+        block = BLOCK_IMAGES if network.images else BLOCK
         self.block = whole if network.whole_batch or whole <= block else block
         self.blocks = -(-samples // self.block)
         self.key = (id(network), rows, samples, shared, threads, keep)
@@ -77,13 +84,17 @@ class Workspace:
 
 
 class Tables:
-    """What the operations of a network ask while they become kernel calls, and the two programs that result."""
+    """What the operations of a network ask while they become kernel calls, and the two programs that result.
+
+    gradients: by name, where the gradients of parameters are added; what is not there gets none. dense: those of the weights
+    are dense, `(k, *shape)`, and count pruned weights too.
+    """
 
     def __init__(self, chunk: Chunk, structures: dict[Hashable, Sparse], masks: dict[str, Sequence[Longs]], space: Workspace,
-                 source: tuple[Tensor, At], gradients: dict[str, Tensor], keep_deltas: bool = False) -> None:  # fmt: skip
+                 source: tuple[Tensor, At], gradients: dict[str, Tensor], *, dense: bool = False) -> None:  # fmt: skip
         plan = space.plan
         self.chunk, self.structures, self.masks, self.space, self.plan = chunk, structures, masks, space, plan
-        self.source, self.gradients, self.keep_deltas = source, gradients, keep_deltas
+        self.source, self.gradients, self.dense = source, gradients, dense
         self.samples, self.size, self.lanes = plan.samples, 8 if space.dtype == torch.float64 else 4, 0
         self.lanes = lanes(8 * self.size)
         self._kept: list[Any] = []
@@ -122,8 +133,10 @@ class Tables:
 
     def delta_at(self, value: Value, *, offset: int = 0, inside: bool = False) -> At:
         """The same for its gradient, of which every thread holds one at a time."""
-        layout, keep = self.delta_layout(value), self.keep_deltas
-        base = self.space.buffer(("delta", value.root), layout.numbers, a_row=keep, a_block=keep)
+        layout, root = self.delta_layout(value), value.root
+        while root in self.plan.network.aliases:
+            root = self.plan.network.aliases[root]
+        base = self.space.buffer(("delta", root), layout.numbers, a_row=False, a_block=False)
         return base[0] + (layout.origin if inside else offset) * self.size, *base[1:]
 
     def extra(self, key: Hashable, numbers: int, dtype: torch.dtype | None = None) -> At:
