@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from evoprune.errors import EvopruneError, UnsupportedLayer
 from evoprune.masks.space import PRUNABLE
 
-__all__ = ["Conv", "Layer", "Walker", "tensors_in", "trace"]
+__all__ = ["Conv", "Layer", "Walker", "pads", "tensors_in", "trace"]
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Layer = nn.Linear | Conv
@@ -180,14 +180,17 @@ class Walker(fx.Interpreter, ABC):
         """Labels of something that only moves values: `function` moves the labels likewise."""
         return function()
 
-    def shape_of(self, function: Callable[..., Any], args: Any, kwargs: Any) -> torch.Size:
-        """The shape that `function` (a module too) gives, without computing anything."""
-        args, kwargs = tree_map(lambda leaf: _meta(leaf) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        if isinstance(function, nn.Module):
-            result = functional_call(function, {name: _meta(value) for name, value in _state(function)}, args, kwargs)
-        else:
-            result = function(*args, **kwargs)
-        return torch.Size(result.shape)
+    def shape_of(self, function: Callable[..., Any], x: Tensor, args: Any, kwargs: Any) -> torch.Size:
+        """The shape that `function` (a module too) gives for labels `x` and its other arguments."""
+        if isinstance(function, Layer):
+            return _layer_shape(function, x.shape)
+        if isinstance(function, nn.modules.batchnorm._BatchNorm):
+            function._check_input_dim(x)
+            return x.shape
+        if isinstance(function, nn.modules.conv._ConvTransposeNd):
+            state = {name: torch.empty_like(value, device="meta", dtype=DTYPE) for name, value in function.named_parameters()}
+            return torch.Size(functional_call(function, state, (x.to("meta"), *args[1:]), kwargs).shape)
+        return torch.Size(function(*args, **kwargs).shape)
 
     # ---- from nodes to kinds ------------------------------------------------------------------------------------
 
@@ -248,7 +251,7 @@ class Walker(fx.Interpreter, ABC):
             return self.pointwise(tensors_in((args, kwargs)))
         if kind == "mix":
             return self.mix(x)
-        shape = self.shape_of(function, args, kwargs)
+        shape = self.shape_of(function, x, args, kwargs)
         if kind == "reduce":
             return self.reduce(x, _dims(x.dim(), args, kwargs), shape)
         if kind == "layer":
@@ -265,13 +268,23 @@ def _pad(input: Tensor, pad: list[int], mode: str = "constant", value: float | N
     return F.pad(input, pad, mode)
 
 
-def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
-
-
-def _meta(value: Tensor) -> Tensor:
-    return torch.empty_like(value, device="meta", dtype=DTYPE if value.is_floating_point() else value.dtype)
+def _layer_shape(layer: Layer, shape: torch.Size) -> torch.Size:
+    """The shape of a layer's output, by arithmetic: nothing needs to be multiplied for it."""
+    linear = isinstance(layer, nn.Linear)
+    axis, channels = (-1, layer.in_features) if isinstance(layer, nn.Linear) else (1, layer.in_channels)
+    if len(shape) <= 1 or shape[axis] != channels or not (linear or len(shape) == layer.weight.dim()):
+        raise ValueError(f"a weight of shape {tuple(layer.weight.shape)} does not fit a batch of shape {tuple(shape)}")
+    if isinstance(layer, nn.Linear):
+        return torch.Size((*shape[:-1], layer.out_features))
+    around = pads(layer)
+    sizes = []
+    for dim, size in enumerate(shape[2:]):
+        span = layer.dilation[dim] * (layer.kernel_size[dim] - 1)
+        room = size if layer.padding == "same" else size + 2 * around[dim] - span
+        if room < 1:
+            raise ValueError(f"a kernel of size {tuple(layer.kernel_size)} does not fit {tuple(shape[2:])} pixels")
+        sizes.append((room - 1) // layer.stride[dim] + 1)
+    return torch.Size((shape[0], layer.out_channels, *sizes))
 
 
 def _dims(rank: int, args: Any, kwargs: Any) -> list[int]:
@@ -281,3 +294,11 @@ def _dims(rank: int, args: Any, kwargs: Any) -> list[int]:
     if given is None or isinstance(given, (bool, float, str)):
         return list(range(rank))
     return sorted({int(dim) % rank for dim in (given if isinstance(given, (tuple, list)) else [given])})
+
+
+def pads(module: Conv) -> list[int]:
+    """Pixels of padding before each spatial dimension of a Conv layer."""
+    if module.padding == "same":
+        spans = zip(module.kernel_size, module.dilation, strict=True)
+        return [dilation * (size - 1) // 2 for size, dilation in spans]
+    return [0] * len(module.kernel_size) if isinstance(module.padding, str) else list(module.padding)

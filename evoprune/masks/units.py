@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from evoprune.errors import InputError, UnsupportedLayer
-from evoprune.masks.graph import DTYPE, Conv, Layer, Walker, own_name, tensors_in
+from evoprune.masks.graph import DTYPE, Conv, Layer, Walker, own_name, pads, tensors_in
 from evoprune.masks.mask import Indices
 
-__all__ = ["CONSTANT", "INPUT", "Join", "LayerCall", "Units", "pads"]
+__all__ = ["CONSTANT", "INPUT", "Join", "LayerCall", "Units"]
 
 CONSTANT, INPUT = 0, 1  # labels of values that belong to no unit; units count from 2
 
@@ -69,10 +69,7 @@ class Units(Walker):
         return value
 
     def layer(self, module: Layer, x: Tensor, shape: torch.Size) -> Tensor:
-        linear = isinstance(module, nn.Linear)
-        if not linear and x.dim() != module.weight.dim():
-            raise UnsupportedLayer(f"{self.where()} gets {x.dim()} dimensions: give it a batch of samples with channels")
-        axis = x.dim() - 1 if linear else 1
+        axis = x.dim() - 1 if isinstance(module, nn.Linear) else 1
         inputs = _units(self._merge(x.movedim(axis, 0).flatten(1)), unique=False)
         outputs = self._new(shape[axis])
         seen = None if isinstance(module, nn.Linear) else _seen(module, x.shape[2:], shape[2:])
@@ -80,7 +77,7 @@ class Units(Walker):
         return _spread(torch.from_numpy(outputs).to(DTYPE), axis, shape)
 
     def pointwise(self, operands: list[Tensor]) -> Tensor:
-        shape = torch.broadcast_shapes(*(operand.shape for operand in operands))
+        shape = np.broadcast_shapes(*(operand.shape for operand in operands))
         real = [x for x in operands if x.numel() > 1 or x.item() != CONSTANT] or operands[:1]  # scalars tie nothing
         if len(real) == 1:
             return real[0].expand(shape)
@@ -165,11 +162,3 @@ def _seen(module: Conv, inputs: torch.Size, outputs: torch.Size) -> npt.NDArray[
         meets = np.arange(count)[:, None] * module.stride[dim] + taps
         seen = np.outer(seen, ((meets >= 0) & (meets < size)).any(axis=0)).ravel()
     return None if seen.all() else seen
-
-
-def pads(module: Conv) -> list[int]:
-    """Pixels of padding before each spatial dimension of a Conv layer."""
-    if module.padding == "same":
-        spans = zip(module.kernel_size, module.dilation, strict=True)
-        return [dilation * (size - 1) // 2 for size, dilation in spans]
-    return [0] * len(module.kernel_size) if isinstance(module.padding, str) else list(module.padding)

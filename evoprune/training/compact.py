@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from evoprune.errors import EvopruneError, UnsupportedLayer
-from evoprune.masks.graph import Layer, Walker, own_name, tensors_in, trace
-from evoprune.masks.units import CONSTANT, INPUT, LayerCall, Units, pads
+from evoprune.masks.graph import Conv, Layer, Walker, own_name, pads, tensors_in, trace
+from evoprune.masks.units import CONSTANT, INPUT, LayerCall, Units
 from evoprune.seeds import torch_generator
 
 __all__ = ["compact"]
@@ -87,7 +87,7 @@ def _used(module: Layer, seen: Flags | None) -> Flags:
     return used
 
 
-def _padded(module: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
+def _padded(module: Conv) -> bool:
     """Whether zeros beside the image make its border differ from its middle."""
     same = module.padding == "same" and any(size > 1 for size in module.kernel_size)
     return module.padding_mode == "zeros" and (same or any(pads(module)))
@@ -274,14 +274,14 @@ class _Replay(Walker):
             raise ValueError("the units are not where they were")
         return value
 
-    def shape_of(self, function: Any, args: Any, kwargs: Any) -> torch.Size:
+    def shape_of(self, function: Any, x: Tensor, args: Any, kwargs: Any) -> torch.Size:
         return self.expected[0].shape
 
     def layer(self, module: Layer, x: Tensor, shape: torch.Size) -> Tensor:
         return self.expected[0]
 
     def pointwise(self, operands: list[Tensor]) -> Tensor:
-        if torch.broadcast_shapes(*(operand.shape for operand in operands)) != self.expected[0].shape:
+        if np.broadcast_shapes(*(operand.shape for operand in operands)) != tuple(self.expected[0].shape):
             raise ValueError("the operands do not fit")
         return self.expected[0]
 

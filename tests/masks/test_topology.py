@@ -107,6 +107,20 @@ class Slices(nn.Module):
         return self.c(torch.cat([self.b(left * 0.5) + x, F.elu(right)], dim=1))
 
 
+class InPlace(nn.Module):
+    """An add in place whose result is not assigned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.a(x))
+        g = self.b(h)
+        g.add_(h)
+        return self.c(g.relu_())
+
+
 def lenet() -> nn.Module:
     conv = [nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3)]
     return nn.Sequential(*conv, nn.Flatten(), nn.Dropout(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
@@ -125,6 +139,7 @@ NETS = {
     "decoder": (Decoder, (6,)),
     "shared": (Shared, (4,)),
     "slices": (Slices, (4,)),
+    "in place": (InPlace, (4,)),
     "grouped": (grouped, (4, 3, 3)),
     "one pixel": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 2, 5, padding="same")), (2, 1, 2)),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), nn.Flatten(), nn.Linear(9, 2)), (2, 5)),

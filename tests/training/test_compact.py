@@ -94,20 +94,13 @@ def linears(*widths: int, act: Callable[[], nn.Module] = nn.Sigmoid, bias: bool 
     return nn.Sequential(*layers[:-1])
 
 
-def add_in_place(self: Written, x: Tensor) -> Tensor:
-    h = self.a(x).tanh()
-    g = self.b(h)
-    g.add_(h)
-    return self.c(g.relu_())
-
-
 def hard_coded(self: Written, x: Tensor) -> Tensor:
     x = torch.relu(self.a(x)).view(-1, 6 * 3 * 3)
     return self.b(torch.cat([x[:, :20], x[:, 20:]], dim=1))
 
 
 def soft(self: Written, x: Tensor) -> Tensor:
-    return self.c(torch.softmax(self.norm(self.a(x)), dim=1) * torch.sigmoid(self.b(x)))
+    return self.d(torch.relu(self.c(torch.softmax(self.norm(self.a(x)), dim=1) * torch.sigmoid(self.b(x)))))
 
 
 CAREFUL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -157,14 +150,27 @@ CAREFUL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         ),
         (2, 4, 4),
     ),
-    "an add in place": (lambda: Written(add_in_place, a=nn.Linear(4, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 2)), (4,)),
     "sizes in the forward": (lambda: Written(hard_coded, a=nn.Conv2d(2, 6, 3), b=nn.Linear(54, 3)), (2, 5, 5)),
     "softmax, layer norm and a gate": (
-        lambda: Written(soft, a=nn.Linear(4, 6), b=nn.Linear(4, 6), norm=nn.LayerNorm(6), c=nn.Linear(6, 2)),
+        lambda: Written(soft, a=nn.Linear(4, 6), b=nn.Linear(4, 6), norm=nn.LayerNorm(6), c=nn.Linear(6, 5), d=nn.Linear(5, 2)),
         (4,),
     ),
     "one slope a channel": (
         lambda: nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 5), nn.PReLU(), nn.Linear(5, 2)),
+        (4,),
+    ),
+    "a norm used twice": (
+        lambda: Written(
+            lambda s, x: s.c(s.n(s.b(torch.relu(s.n(s.a(x)))))),
+            a=nn.Linear(4, 6),
+            b=nn.Linear(6, 6),
+            c=nn.Linear(6, 2),
+            n=nn.BatchNorm1d(6),
+        ),
+        (4,),
+    ),
+    "a weight used twice": (
+        lambda: Written(lambda s, x: s.b(torch.relu(s.a(x))) * s.a.weight.sum(), a=nn.Linear(4, 6), b=nn.Linear(6, 2)),
         (4,),
     ),
     "several outputs": (
@@ -254,6 +260,17 @@ def test_a_constant_that_differs_at_padded_borders_stays_and_a_zero_goes() -> No
     small = check(model, (1, 6, 6))
     assert small[0].out_channels == 2
     torch.testing.assert_close(small[0].bias, model[0].bias[:2])
+
+
+def test_a_constant_image_that_is_not_flat_stays() -> None:
+    act = nn.Sigmoid()
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), act, nn.Conv2d(2, 3, 3, padding=1), act, nn.Conv2d(3, 2, 2)).double()
+    with torch.no_grad():
+        model[0].weight[1] = 0  # a flat constant
+        model[2].weight[0, 0] = 0  # of which this makes one that is darker at the border
+        model[2].weight[1] = 0  # and this a flat one
+    small = check(model, (1, 7, 7))
+    assert [small[at].out_channels for at in (0, 2, 4)] == [2, 2, 2]
 
 
 def test_a_bias_is_made_only_where_it_is_needed() -> None:
