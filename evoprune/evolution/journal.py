@@ -11,7 +11,7 @@ import os
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from evoprune.errors import EvopruneError, InputError
 from evoprune.evolution.jobs import Record
@@ -43,6 +43,7 @@ class Journal:
         self.path, self._parts, self._about = Path(path), dict(parts), dict(about or {})
         self._name = os.path.realpath(self.path)
         self._file = _open(self.path)
+        self._closing = weakref.finalize(self, os.close, self._file)
         try:
             self._read()
             if (former := _OPEN.get(self._name)) is not None:
@@ -50,13 +51,12 @@ class Journal:
             lock(self._file, self.path)
             self._adopt(self._read())  # again: the former writer may have gone on until it gave the lock back
         except BaseException:
-            self._file.close()
+            self._closing()
             raise
         _OPEN[self._name] = self
 
     def _read(self) -> Content:
-        self._file.seek(0)
-        content = parse(self._file.read(), self.path)
+        content = parse(self.path.read_bytes(), self.path)
         if content.header is not None:
             check_header(content.header, self._parts, self._about, self.path)
         return content
@@ -76,7 +76,7 @@ class Journal:
 
     def append(self, records: Sequence[Record], *, engine: str) -> None:
         """Write the records and sync them; the header and `engine` before the first."""
-        if self._file.closed:
+        if not self._closing.alive:
             raise EvopruneError(f"{self.path} was closed, or opened anew by a later make_toolbox: use that toolbox")
         lines = [encode(record.as_dict()) for record in records]
         if self.header is None:
@@ -89,14 +89,14 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         """Append `data` where the last whole line ended."""
-        file = self._file
         try:
-            if os.fstat(file.fileno()).st_size != self._end:
-                file.truncate(self._end)
-            file.seek(self._end)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if os.fstat(self._file).st_size != self._end:
+                os.ftruncate(self._file, self._end)
+            os.lseek(self._file, self._end, os.SEEK_SET)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+            os.fsync(self._file)
         except OSError as error:
             reason = f"cannot write {self.path}: {error.strerror or error}"
             raise EvopruneError(f"{reason}; the {len(self.records)} evaluations before are safe, run again") from error
@@ -104,7 +104,7 @@ class Journal:
 
     def close(self) -> None:
         """Give the lock back."""
-        self._file.close()
+        self._closing()
         if _OPEN.get(self._name) is self:
             del _OPEN[self._name]
 
@@ -115,8 +115,8 @@ class Journal:
         return f"Journal({str(self.path)!r}, {len(self)} evaluations)"
 
 
-def _open(path: Path) -> BinaryIO:
-    """The file for reading and writing, unbuffered enough to be synced line by line; made when it is not there."""
+def _open(path: Path) -> int:
+    """The file's descriptor, for reading and writing; made when it is not there."""
     try:
         created = not path.exists()
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
@@ -126,7 +126,7 @@ def _open(path: Path) -> BinaryIO:
         raise InputError(
             f"cannot write the journal {path}: {error.strerror}; give a file name in a folder that exists and is writable"
         ) from None
-    return os.fdopen(handle, "r+b")
+    return handle
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 from pathlib import Path
-from typing import BinaryIO
 
 from evoprune.errors import InputError
 
@@ -19,8 +18,8 @@ __all__ = ["lock"]
 log = logging.getLogger("evoprune")
 
 
-def lock(file: BinaryIO, path: Path) -> None:
-    """Lock the open `file` for writing until it is closed. Raises `InputError` when another process has it."""
+def lock(file: int, path: Path) -> None:
+    """Lock the open file (its descriptor) for writing until it is closed. Raises `InputError` when another process has it."""
     if fcntl is None:
         log.warning("this platform has no file locks: take care that only one process writes %s", path)
         return
