@@ -273,6 +273,15 @@ def test_a_constant_image_that_is_not_flat_stays() -> None:
     assert [small[at].out_channels for at in (0, 2, 4)] == [2, 2, 2]
 
 
+def test_a_constant_that_is_scaled_by_others_is_none() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Softmax(dim=1), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    with torch.no_grad():
+        model[0].weight[0] = 0
+        model[2].weight[0, 1:] = 0
+        model[2].bias.fill_(1)
+    assert check(model, (3,))[2].out_features == 3
+
+
 def test_a_bias_is_made_only_where_it_is_needed() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2, bias=False)).double()
     with torch.no_grad():
