@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from evoprune import seeds
+from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
 from evoprune.masks.topology import Topology
 from evoprune.registry import Registry, as_table
@@ -115,6 +116,8 @@ def loss(trace: Trace, masks: Sequence[Mask]) -> Floats:
 @criterion("max")
 def accuracy(trace: Trace, masks: Sequence[Mask]) -> Floats:
     """Accuracy on the validation split."""
+    if trace.problem.task != "classification":
+        raise InputError(f"criterion 'accuracy' has no meaning for a {trace.problem.task}: use criterion='loss'")
     return trace.last("val_accuracy")
 
 

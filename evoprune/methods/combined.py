@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from evoprune import seeds
 from evoprune.criteria import CRITERIA
+from evoprune.errors import InputError
 from evoprune.evolution.assess import initial_population
 from evoprune.evolution.individual import Individual
 from evoprune.evolution.tournament import check_rungs, tournament
@@ -62,6 +63,10 @@ def combined(
     chosen, budget = CRITERIA[criterion], problem.space.budget(sparsity)
     together = one_of("order", order, ("together", "dissipate-first")) == "together"
     check_rungs((selection_epochs,), epochs, criterion=chosen)
+    if isinstance(pool, bool) or not isinstance(pool, (int, float)) or not pool >= 1:
+        raise InputError(f"pool={pool!r} is not usable: give how many times the budget the masks are drawn from, >= 1")
+    if not selection_epochs:
+        raise InputError("selection_epochs=0 leaves no check before the choice: use kstarts, or select after 1 epoch or more")
     checks = check_count(checks, epochs, after=0 if together else selection_epochs)
     start = 1 - start_density(budget / problem.prunable) if start_sparsity is None else start_sparsity
 

@@ -85,6 +85,8 @@ def start_density(density: float) -> float:
 
 def geometric(start: int, budget: int, checks: int) -> list[int]:
     """Survivors after each check, from `start` down to exactly `budget`, by a constant factor."""
+    if budget > start:
+        raise InputError(f"it starts from {start} survivors, fewer than the {budget} asked: choose a smaller start_sparsity")
     counts = [round(start * (budget / start) ** (step / checks)) for step in range(1, checks)]
     return [*(max(count, budget) for count in counts), budget]
 
@@ -108,14 +110,10 @@ def check(
         for name, value in generation.problem.initial_weights().items()
         if name in generation.problem.space.index
     }
-    generation.prune(
-        [
-            _kept(
-                mask, [s if not inverted else -s for s in _scores(generation, row, how, reference, scales)], budget, delta, scope
-            )
-            for row, mask in enumerate(generation.masks)
-        ]
-    )
+    sign = -1 if inverted else 1
+    scores = [_scores(generation, row, how, reference, scales) for row in range(len(generation))]
+    pairs = zip(generation.masks, scores, strict=True)
+    generation.prune([_kept(mask, [sign * score for score in own], budget, delta, sign, scope) for mask, own in pairs])
 
 
 def _scores(generation: Population, row: int, how: Rule, reference: Values, scales: Mapping[str, float]) -> list[Floats]:
@@ -125,14 +123,15 @@ def _scores(generation: Population, row: int, how: Rule, reference: Values, scal
         own = parameters.span(name, row, row + 1)
         value, start = (_numpy(source[name][own]) for source in (parameters.survivors, reference))
         gradients = _numpy(trace.per_weight("grad", name)[own]) if how.needs else value
-        scores.append(how.score(value, start, gradients, scales[name]))
+        score = how.score(value, start, gradients, scales[name])
+        scores.append(np.zeros(len(score)) if trace.failed[row] else score)  # a failed network still gets a mask
     return scores
 
 
-def _kept(mask: Mask, scores: Sequence[Floats], budget: int | None, delta: float | None, scope: str) -> Mask:
+def _kept(mask: Mask, scores: Sequence[Floats], budget: int | None, delta: float | None, sign: int, scope: str) -> Mask:
     if budget is None:
         assert delta is not None
-        stay = [score > delta for score in scores]
+        stay = [score > delta if sign > 0 else score >= -delta for score in scores]
         counts = [max(int(np.count_nonzero(kept)), min(1, len(kept))) for kept in stay]
         return keep_counts(mask, scores, counts)
     if one_of("scope", scope, ("global", "layer")) == "layer":

@@ -41,6 +41,10 @@ def evolve(
     would exceed it. cxpb + mutpb <= 1; the rest are clones.
     """
     _check(mu=mu, lambda_=lambda_, ngen=ngen)
+    if not (0 <= cxpb <= 1 and 0 <= mutpb <= 1 and cxpb + mutpb <= 1):
+        raise InputError(f"cxpb={cxpb!r} and mutpb={mutpb!r} are not usable: give shares of the offspring, together at most 1")
+    if mu == 1 and cxpb:
+        raise InputError(f"mu=1 leaves no pair to cross with cxpb={cxpb!r}: set cxpb=0, or raise mu=")
     toolbox = make_toolbox(
         problem, sparsity=sparsity, epochs=fitness_epochs, criterion=criterion, allocation=allocation, seed=seed, **training
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from evoprune import seeds
 from evoprune.errors import InputError, UnknownName
+from evoprune.masks.allocation import ALLOCATIONS
 from evoprune.masks.space import check_sparsity
 from evoprune.problems.problem import Problem
 from evoprune.registry import Registry
@@ -71,6 +72,8 @@ class Method:
             raise InputError(f"epochs={epochs!r} is not usable: give a whole number >= 1")
         if options.get("sparsity") is not None:
             check_sparsity(options["sparsity"])
+        if isinstance(options.get("allocation"), str):
+            ALLOCATIONS[options["allocation"]]  # also where it would not be used
 
     def __call__(self, problem: Problem, **options: Any) -> Ticket:
         if not isinstance(problem, Problem):
