@@ -106,7 +106,7 @@ class Scorer:
         samples = Samples(
             problem,
             per_class=chosen.get("samples_per_class"),
-            batches=chosen.get("batches"),
+            batches=1 if self.needs == "nothing" else chosen.get("batches"),
             seed=seeds.check_seed(seed),
             device=where,
             dtype=precision,
