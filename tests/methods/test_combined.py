@@ -84,9 +84,10 @@ def test_one_start_that_turns_nan_does_not_end_the_others() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"rule": "fraction"}, {"selection_epochs": 0}, {"selection_epochs": 0, "criterion": "live_paths"}, {"selection_epochs": 6},
-        {"checks": 6}, {"order": "first"}, {"k": 0}, {"order": "dissipate-first", "k": 0}, {"pool": 0.5}, {"pool": "many"},
-        {"order": "dissipate-first", "checks": 4, "selection_epochs": 2}, {"start_sparsity": 0.9},
+        {"rule": "fraction"}, {"selection_epochs": 0}, {"selection_epochs": 0, "criterion": "live_paths"},
+        {"selection_epochs": 6}, {"checks": 6}, {"order": "first"}, {"k": 0}, {"order": "dissipate-first", "k": 0},
+        {"pool": 0.5}, {"pool": "many"}, {"start_sparsity": 0.9},
+        {"order": "dissipate-first", "checks": 4, "selection_epochs": 2},
     ],
     ids=str,
 )  # fmt: skip
