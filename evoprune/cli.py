@@ -228,10 +228,10 @@ def show_comparison(comparison: Comparison) -> None:
         previous = asked
     console = output()
     about = ", ".join(str(results[name].iloc[0]) for name in ("data", "model"))
-    about += f", {results['seed'].nunique()} seeds, {results['epochs'].iloc[0]} epochs"
+    seeds = results["seed"].nunique()
+    about += f", {seeds} seed{'s' if seeds > 1 else ''}, {results['epochs'].iloc[0]} epochs"
     console.print(f"[bold]{escape(about)}[/]", highlight=False)
     console.print(table, highlight=False)
-    seeds = results["seed"].nunique()
     interval = "± half of the 95% t interval, differences paired by seed" if seeds > 1 else "one seed: no intervals"
     console.print(f"{interval}; cost in epochs of the dense network, losers included", style="dim", highlight=False)
     for path in comparison.files:

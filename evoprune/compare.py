@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -284,7 +285,7 @@ def _said(error: BaseException) -> str:
     return str(error) if isinstance(error, EvopruneError) else f"{type(error).__name__}: {error}"
 
 
-Work = Callable[[Path, Problem, Cell, int], Exception | None]
+Work = Callable[[Path, Problem | bytes, Cell, int], Exception | None]
 
 
 def _each(
@@ -295,7 +296,8 @@ def _each(
         for cell in cells:
             yield cell, work(folder, problem, cell, threads)
         return
-    futures: dict[Future[Exception | None], Cell] = {pool.submit(work, folder, problem, cell, threads): cell for cell in cells}
+    packed = _packed(problem)
+    futures: dict[Future[Exception | None], Cell] = {pool.submit(work, folder, packed, cell, threads): cell for cell in cells}
     for future in as_completed(futures):
         try:
             yield futures[future], future.result()
@@ -303,19 +305,34 @@ def _each(
             yield futures[future], EvopruneError("a worker process was killed (out of memory?): run again with fewer --workers")
 
 
-def _train_cell(folder: Path, problem: Problem, cell: Cell, threads: int) -> Exception | None:
+def _packed(problem: Problem) -> bytes:
+    """For another process. Whole, since torch's own way there keeps a file open for every tensor."""
+    try:
+        return pickle.dumps(problem)
+    except Exception as error:
+        raise InputError(
+            f"{problem!r} cannot be sent to other processes ({error}): define its model at the top of a module, or use workers=1"
+        ) from error
+
+
+def _seeded(problem: Problem | bytes, seed: int) -> Problem:
+    whole: Problem = pickle.loads(problem) if isinstance(problem, bytes) else problem
+    return whole.with_seed(seed)
+
+
+def _train_cell(folder: Path, problem: Problem | bytes, cell: Cell, threads: int) -> Exception | None:
     try:
         with _torch_threads(threads):
-            run(cell.method, problem.with_seed(cell.seed), out=folder / RUNS / cell.name, **cell.arguments)
+            run(cell.method, _seeded(problem, cell.seed), out=folder / RUNS / cell.name, **cell.arguments)
     except Exception as error:
         return _portable(error)
     return None
 
 
-def _test_cell(folder: Path, problem: Problem, cell: Cell, threads: int) -> Exception | None:
+def _test_cell(folder: Path, problem: Problem | bytes, cell: Cell, threads: int) -> Exception | None:
     try:
         with _torch_threads(threads):
-            seeded = problem.with_seed(cell.seed)
+            seeded = _seeded(problem, cell.seed)
             _run_folder(folder, seeded, cell).test(seeded, "compare, after the last run")
     except Exception as error:
         return _portable(error)

@@ -81,11 +81,12 @@ class Arguments:
     """Everything that decides a run: equal arguments give equal tickets.
 
     options: every option by name, defaults included, JSON-able; its "sparsity" is None where the sparsity is an outcome.
-    passed: what the method is called with. problem: `Problem.describe()`.
+    chosen: those that are not at their default. passed: what the method is called with. problem: `Problem.describe()`.
     """
 
     method: str
     options: dict[str, Any]
+    chosen: dict[str, Any]
     passed: dict[str, Any]
     problem: dict[str, Any]
 
@@ -94,7 +95,8 @@ class Arguments:
         """Check the options and fill in the defaults. Raises `InputError`."""
         method.check(dict(options))
         defaults = {name: p.default for name, p in method.__signature__.parameters.items() if p.default is not p.empty}
-        every = {**Training().as_dict(), **defaults, **options}
+        defaults = {**Training().as_dict(), **defaults}
+        every = {**defaults, **options}
         given = options.get("sparsity")
         every["sparsity"] = _default_sparsity(method, every) if given is None else float(given)
         _check_values(problem, every)
@@ -102,13 +104,15 @@ class Arguments:
         if every["sparsity"] is not None:
             passed["sparsity"] = every["sparsity"] if given is None else given
         plain = json.loads(json.dumps(every, default=repr))
-        return cls(method.name, plain, passed, problem.describe())
+        common = ("sparsity", "epochs", "seed")
+        chosen = {name: value for name, value in plain.items() if name in common or every[name] != defaults[name]}
+        return cls(method.name, plain, chosen, passed, problem.describe())
 
     @property
     def hash(self) -> str:
-        """32 hex digits; versions that differ in the patch alone share them."""
+        """32 hex digits. Versions that differ in the patch alone share them, and so do those before and after a new option."""
         version = ".".join(versions()["evoprune"].split(".")[:2])
-        identity = [FORMAT, version, self.method, self.options, self.problem["fingerprint"]]
+        identity = [FORMAT, version, self.method, self.chosen, self.problem["fingerprint"]]
         return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def default_folder(self) -> Path:
@@ -154,7 +158,7 @@ class RunFolder:
         names = entries(self.path)
         if RESULT in names:
             found = read_result(self.path / RESULT)
-            if found["arguments"].get("hash") != self.arguments.hash:
+            if found["arguments"].get("hash") != self.arguments.hash or self._redefined(found):
                 difference = self._difference(found)
                 raise InputError(f"{self.path} holds another run ({difference}): choose another folder with --out")
             return {**found, "out": str(self.path)}
@@ -162,6 +166,11 @@ class RunFolder:
             held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             raise InputError(f"{self.path} is not a folder of this run (it holds {held}): choose another folder with --out")
         return None
+
+    def _redefined(self, found: Mapping[str, Any]) -> bool:
+        """Whether a default has become another one since."""
+        held = found["arguments"].get("options", {})
+        return any(held[name] != value for name, value in self.arguments.options.items() if name in held)
 
     def _difference(self, found: Mapping[str, Any]) -> str:
         """What sets the run in the folder apart, in a few words."""
@@ -171,7 +180,8 @@ class RunFolder:
             held[name], asked[name] = found.get(name), self.arguments.problem[name]
         if held["method"] != asked["method"]:
             return f"method {held['method']}, not {asked['method']}"
-        differing = [f"{name}={held.get(name)!r}, not {asked.get(name)!r}" for name in asked if held.get(name) != asked[name]]
+        common = [name for name in asked if name in held and held[name] != asked[name]]
+        differing = [f"{name}={held[name]!r}, not {asked[name]!r}" for name in common]
         return "; ".join(differing[:3]) or "of other data, initial weights or version of evoprune"
 
     def _stamp(self) -> str | None:

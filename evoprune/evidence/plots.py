@@ -21,7 +21,7 @@ __all__ = ["plot_accuracy", "plot_layers", "plot_trace"]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#444444")
 """Told apart with any colour vision.  [Okabe and Ito 2008, Color universal design]"""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}  # as drawn, and as written
 GREY, INK = "#8a8a8a", "#222222"
 
 
@@ -44,8 +44,10 @@ def plot_accuracy(runs: pd.DataFrame, ax: Axes | None = None, *, level: float = 
         obtained = own["sparsity"].fillna(own["sparsity_obtained"])  # an outcome stands where it came out
         x = np.array([_place(value) for value in obtained]) + (index - (len(lines) - 1) / 2) * step
         colour = COLOURS[index % len(COLOURS)]
-        _line(ax, x, own, kind, colour, MARKERS[index // len(COLOURS) % len(MARKERS) if len(lines) > 8 else index])
-        ends.append((float(own[f"{kind}_mean"].iloc[-1]), name, colour, False))
+        _name_outcomes(ax, x, own, kind, colour)
+        marker, sign = list(MARKERS.items())[(index + 3 * (index // len(COLOURS))) % len(MARKERS)]
+        _line(ax, x, own, kind, colour, marker, dashed=index >= len(COLOURS))
+        ends.append((float(own[f"{kind}_mean"].iloc[-1]), f"{sign} {name}", colour, False))
     for index, name in enumerate(name for name in table["method"].unique() if not prunes(name)):
         own = table[table["method"] == name].iloc[0]
         ax.axhline(own[f"{kind}_mean"], color=GREY, linewidth=1.2, linestyle=("--", ":", "-.")[index % 3], zorder=1)
@@ -138,11 +140,11 @@ def _dodge(places: Sequence[float], lines: int) -> float:
     return float(min(0.035, 0.45 / max(lines, 1)) * (gaps.min() if len(gaps) else 1.0))
 
 
-def _line(ax: Axes, x: Any, own: pd.DataFrame, kind: str, colour: str, marker: str) -> None:
+def _line(ax: Axes, x: Any, own: pd.DataFrame, kind: str, colour: str, marker: str, *, dashed: bool) -> None:
     mean = own[f"{kind}_mean"].to_numpy(dtype=float)
     spread = np.abs(own[[f"{kind}_low", f"{kind}_high"]].to_numpy(dtype=float).T - mean)
     joined = own["sparsity"].notna().to_numpy()
-    ax.plot(x[joined], mean[joined], color=colour, linewidth=1.6, alpha=0.75, zorder=2)
+    ax.plot(x[joined], mean[joined], color=colour, linewidth=1.6, alpha=0.75, linestyle="--" if dashed else "-", zorder=2)
     ax.errorbar(
         x,
         mean,
@@ -156,6 +158,15 @@ def _line(ax: Axes, x: Any, own: pd.DataFrame, kind: str, colour: str, marker: s
         capsize=2.5,
         zorder=3,
     )
+
+
+def _name_outcomes(ax: Axes, x: Any, own: pd.DataFrame, kind: str, colour: str) -> None:
+    """A sparsity that nobody asked for has no tick: say it at the point."""
+    points = zip(x, own[f"{kind}_mean"], own["sparsity"].isna(), own["sparsity_obtained"], strict=True)
+    for place, value, outcome, obtained in points:
+        if outcome:
+            where: dict[str, Any] = {"xytext": (0, 8), "textcoords": "offset points", "ha": "center"}
+            ax.annotate(f"{obtained:.1%}", (place, value), color=colour, fontsize=8.5, **where)
 
 
 def _x_axis(ax: Axes, asked: Sequence[float], places: Sequence[float], width: float) -> None:
@@ -172,6 +183,8 @@ def _y_axis(ax: Axes, table: pd.DataFrame, kind: str) -> None:
     metric, split = str(table["metric"].iloc[0]), {"test": "test", "val": "validation"}[kind]
     if metric == "accuracy":
         ax.yaxis.set_major_formatter(_percent())
+        low, high = ax.get_ylim()
+        ax.set_ylim(max(low, 0.0), min(high, 1.0))  # an interval of few seeds may reach beyond
     ax.set_ylabel(f"{split} accuracy" if metric == "accuracy" else f"{split} {metric} (lower is better)")
 
 
