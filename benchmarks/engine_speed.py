@@ -100,7 +100,11 @@ def user_loop(problem: ep.Problem, masks: Sequence[Mask], x: torch.Tensor, y: to
         for network, optimizer in networks:
             optimizer.zero_grad()
             outputs = network(x)
-            loss = functional.mse_loss(outputs, x.flatten(1)) if problem.task == "reconstruction" else functional.cross_entropy(outputs, y)
+            loss = (
+                functional.mse_loss(outputs, x.flatten(1))
+                if problem.task == "reconstruction"
+                else functional.cross_entropy(outputs, y)
+            )
             loss.backward()
             optimizer.step()
 
@@ -129,7 +133,8 @@ def measure(name: str, sparsity: float, k: int, batch: int, *, peak: float, copy
     problem = make_problem(name, batch)
     masks = [ep.random_mask(problem.space, sparsity=sparsity, seed=seed) for seed in range(k)]
     generations = {
-        engine: ep.Population(problem, masks, horizon=10_000, engine=engine, batch_size=batch, device="cpu") for engine in ("dense", "sparse")
+        engine: ep.Population(problem, masks, horizon=10_000, engine=engine, batch_size=batch, device="cpu")
+        for engine in ("dense", "sparse")
     }
     some = masks[: min(k, 4)]
     inputs = torch.from_numpy(make_inputs(problem, batch))
@@ -201,7 +206,12 @@ def main() -> None:
             flush=True,
         )  # fmt: skip
     if options.json:
-        machine = {"threads": torch.get_num_threads(), "peak_gflops": peak / 1e9, "copy_gb_s": copy / 1e9, "torch": torch.__version__}
+        machine = {
+            "threads": torch.get_num_threads(),
+            "peak_gflops": peak / 1e9,
+            "copy_gb_s": copy / 1e9,
+            "torch": torch.__version__,
+        }
         with open(options.json, "w") as file:
             json.dump({"machine": machine, "rows": rows}, file, indent=1)
 

@@ -7,6 +7,7 @@ Counted for N numbers: forward N read, N written; backward 2 N read (3 N when ad
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from evoprune.training.engines.kernels.runtime import inline, kernel, pointer
 
@@ -23,7 +24,7 @@ DENSITY = 1 / math.sqrt(2 * math.pi)
 
 
 @inline
-def value(kind, x):  # type: ignore[no-untyped-def]
+def value(kind: Any, x: Any) -> Any:
     """f(x)."""
     if kind == 0:
         return 0.0 if x <= 0 else x + 0.0
@@ -39,7 +40,7 @@ def value(kind, x):  # type: ignore[no-untyped-def]
 
 
 @inline
-def slope(kind, x, y):  # type: ignore[no-untyped-def]
+def slope(kind: Any, x: Any, y: Any) -> Any:
     """f'(x), given y = f(x)."""
     if kind == 0:
         return 0.0 if y <= 0 else 1.0
@@ -57,7 +58,7 @@ def slope(kind, x, y):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def activate(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def activate(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """out = f(in)."""
     source, target = pointer(args, kind, IN, row, slot, block), pointer(args, kind, OUT, row, slot, block)
     which = args[KIND]
@@ -70,7 +71,7 @@ def activate(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def activate_back(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def activate_back(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """delta_in = delta_out · f'(in) (+ delta_in if ADD)."""
     source, target = pointer(args, kind, IN, row, slot, block), pointer(args, kind, OUT, row, slot, block)
     delta, result = pointer(args, kind, DELTA_OUT, row, slot, block), pointer(args, kind, DELTA_IN, row, slot, block)
@@ -87,7 +88,7 @@ def activate_back(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def gate(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def gate(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """delta_in = 0 where out <= 0: the gradient of a ReLU that was fused forward."""
     target, result = pointer(args, kind, OUT, row, slot, block), pointer(args, kind, DELTA_IN, row, slot, block)
     for channel in range(args[CHANNELS]):

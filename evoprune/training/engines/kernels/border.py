@@ -7,6 +7,8 @@ Counted for C features and B samples: C·B numbers read, C·B written; no operat
 
 from __future__ import annotations
 
+from typing import Any
+
 from evoprune.training.engines.kernels.runtime import address, kernel, pointer
 
 __all__ = ["absorb", "emit"]
@@ -16,7 +18,7 @@ WORDS = 12
 
 
 @kernel
-def emit(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def emit(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """tensor[row, b, c] = buffer[c, b] for the samples of this block."""
     source = pointer(args, kind, BUFFER, row, slot, block)
     features, samples, width = args[FEATURES], args[SAMPLES], args[BLOCK]
@@ -34,7 +36,7 @@ def emit(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def absorb(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def absorb(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """buffer[c, b] = tensor[row, b, c] (+ buffer if ADD), and zero where the block reaches beyond the batch."""
     target = pointer(args, kind, BUFFER, row, slot, block)
     features, samples, width = args[FEATURES], args[SAMPLES], args[BLOCK]

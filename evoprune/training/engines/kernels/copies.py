@@ -5,6 +5,8 @@ Counted for N numbers: a copy N read, N written; a sum 2 N read, N written, N op
 
 from __future__ import annotations
 
+from typing import Any
+
 from evoprune.training.engines.kernels.runtime import kernel, move, pointer, zero
 
 __all__ = ["plus", "region", "times"]
@@ -18,7 +20,7 @@ WORDS = 33
 
 
 @kernel
-def region(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def region(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """A region of target = a (strided) region of source (+ target if ADD); the rest of target = 0 if CLEAR."""
     target, source = pointer(args, kind, TARGET, row, slot, block), pointer(args, kind, SOURCE, row, slot, block)
     size = args[BLOCK]
@@ -43,7 +45,7 @@ def region(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def plus(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def plus(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """target = source + other, then ReLU if GATED."""
     target, source = pointer(args, kind, TARGET, row, slot, block), pointer(args, kind, SOURCE, row, slot, block)
     other = pointer(args, kind, OTHER, row, slot, block)
@@ -63,11 +65,11 @@ def plus(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def times(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def times(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """target = source · other (+ target if ADD)."""
     target, source = pointer(args, kind, TARGET, row, slot, block), pointer(args, kind, SOURCE, row, slot, block)
     other = pointer(args, kind, OTHER, row, slot, block)
-    length, nil = args[WIDTH] * args[BLOCK], zero(kind)
+    length = args[WIDTH] * args[BLOCK]
     for channel in range(args[CHANNELS]):
         for line in range(args[LINES]):
             here = move(target, channel * args[STRIDES] + line * args[STRIDES + 1])

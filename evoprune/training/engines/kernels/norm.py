@@ -9,6 +9,7 @@ backward; evaluation N read, N written. About 8 N and 10 N operations.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from evoprune.training.engines.kernels.runtime import address, address64, double, inline, kernel, move, pointer, zero
 
@@ -23,7 +24,7 @@ WORDS = 46
 
 
 @inline
-def line_sum(values, width, block, valid):  # type: ignore[no-untyped-def]
+def line_sum(values: Any, width: Any, block: Any, valid: Any) -> Any:
     """Sum of one image line over the samples that count."""
     total = zero(values)
     if valid == block:
@@ -37,7 +38,7 @@ def line_sum(values, width, block, valid):  # type: ignore[no-untyped-def]
 
 
 @inline
-def line_squares(values, centre, width, block, valid):  # type: ignore[no-untyped-def]
+def line_squares(values: Any, centre: Any, width: Any, block: Any, valid: Any) -> Any:
     """Sum of the squared distances from `centre`."""
     total = zero(values)
     if valid == block:
@@ -51,7 +52,7 @@ def line_squares(values, centre, width, block, valid):  # type: ignore[no-untype
 
 
 @inline
-def line_dot(values, others, centre, length):  # type: ignore[no-untyped-def]
+def line_dot(values: Any, others: Any, centre: Any, length: Any) -> Any:
     """Sum of values · (others - centre)."""
     total = zero(values)
     for number in range(length):
@@ -60,7 +61,7 @@ def line_dot(values, others, centre, length):  # type: ignore[no-untyped-def]
 
 
 @inline
-def line_scale(target, source, scale, shift, length, gated):  # type: ignore[no-untyped-def]
+def line_scale(target: Any, source: Any, scale: Any, shift: Any, length: Any, gated: Any) -> None:
     """target = source · scale + shift, then ReLU if gated."""
     if gated:
         nil = zero(target)
@@ -73,7 +74,7 @@ def line_scale(target, source, scale, shift, length, gated):  # type: ignore[no-
 
 
 @inline
-def line_back(target, delta, source, scale, slope, shift, length, add):  # type: ignore[no-untyped-def]
+def line_back(target: Any, delta: Any, source: Any, scale: Any, slope: Any, shift: Any, length: Any, add: Any) -> None:
     """target = delta · scale + source · slope + shift (+ target)."""
     if add:
         for number in range(length):
@@ -84,7 +85,7 @@ def line_back(target, delta, source, scale, slope, shift, length, add):  # type:
 
 
 @kernel
-def normalise(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def normalise(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """out = (in - mean) / sqrt(variance + epsilon) · weight + bias; running statistics move on in training."""
     source, target = pointer(args, kind, IN, row, slot, block), pointer(args, kind, OUT, row, slot, block)
     saved = pointer(args, kind, SAVED, row, slot, block)
@@ -130,7 +131,7 @@ def normalise(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def normalise_back(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def normalise_back(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """Gradients of input, weight and bias."""
     source, delta = pointer(args, kind, IN, row, slot, block), pointer(args, kind, DELTA_OUT, row, slot, block)
     target, saved = pointer(args, kind, DELTA_IN, row, slot, block), pointer(args, kind, SAVED, row, slot, block)

@@ -6,7 +6,9 @@ twice, N written. Mean T·M read, M written; backward M read, N written. One ope
 
 from __future__ import annotations
 
-from evoprune.training.engines.kernels.runtime import address64, address8, kernel, move, pointer, zero
+from typing import Any
+
+from evoprune.training.engines.kernels.runtime import address8, address64, kernel, move, pointer, zero
 
 __all__ = ["largest", "largest_back", "mean", "mean_back"]
 
@@ -19,7 +21,7 @@ WORDS = 47
 
 
 @kernel
-def largest(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def largest(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """out = largest of the window (the first of equals, NaN above all); the tap it came from is kept."""
     source, target = pointer(args, kind, IN, row, slot, block), pointer(args, kind, OUT, row, slot, block)
     taps = address8(args[TAPS] + row * args[TAPS + 1] + slot * args[TAPS + 2] + block * args[TAPS + 3])
@@ -51,7 +53,7 @@ def largest(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def largest_back(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def largest_back(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """delta_in = delta_out at the tap that was largest; zero elsewhere, and where out <= 0 if GATED."""
     target, delta = pointer(args, kind, OUT, row, slot, block), pointer(args, kind, DELTA_OUT, row, slot, block)
     result = pointer(args, kind, DELTA_IN, row, slot, block)
@@ -92,7 +94,7 @@ def largest_back(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def mean(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def mean(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """out = sum over the region / its divisor."""
     source, target = pointer(args, kind, IN, row, slot, block), pointer(args, kind, OUT, row, slot, block)
     top, bottom, left, right = address64(args[TOP]), address64(args[BOTTOM]), address64(args[LEFT]), address64(args[RIGHT])
@@ -113,7 +115,7 @@ def mean(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def mean_back(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def mean_back(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """delta_in = sum of delta_out / divisor over the regions that a pixel lies in."""
     delta, result = pointer(args, kind, DELTA_OUT, row, slot, block), pointer(args, kind, DELTA_IN, row, slot, block)
     top, bottom, left, right = address64(args[TOP]), address64(args[BOTTOM]), address64(args[LEFT]), address64(args[RIGHT])

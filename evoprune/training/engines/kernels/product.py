@@ -11,6 +11,8 @@ numbers from cache (each survivor touches its run once a pixel), R·P·B written
 
 from __future__ import annotations
 
+from typing import Any
+
 from evoprune.training.engines.kernels.runtime import address, address32, address64, inline, kernel, move, pointer
 from evoprune.training.engines.kernels.vectors import gather_tile
 
@@ -28,7 +30,21 @@ WORDS = 35
 
 
 @inline
-def forward_run(out, data, indices, weights, order, count, unit, start, add, gate, gated, length, width):  # type: ignore[no-untyped-def]
+def forward_run(
+    out: Any,
+    data: Any,
+    indices: Any,
+    weights: Any,
+    order: Any,
+    count: Any,
+    unit: Any,
+    start: Any,
+    add: Any,
+    gate: Any,
+    gated: Any,
+    length: Any,
+    width: Any,
+) -> None:
     """One run of an output row, tile by tile."""
     at = 0
     while at + 8 * width <= length:
@@ -45,7 +61,21 @@ def forward_run(out, data, indices, weights, order, count, unit, start, add, gat
 
 
 @inline
-def backward_run(out, data, indices, weights, order, count, unit, start, add, gate, gated, length, width):  # type: ignore[no-untyped-def]
+def backward_run(
+    out: Any,
+    data: Any,
+    indices: Any,
+    weights: Any,
+    order: Any,
+    count: Any,
+    unit: Any,
+    start: Any,
+    add: Any,
+    gate: Any,
+    gated: Any,
+    length: Any,
+    width: Any,
+) -> None:
     """The same with the weights of `order`."""
     at = 0
     while at + 8 * width <= length:
@@ -62,7 +92,7 @@ def backward_run(out, data, indices, weights, order, count, unit, start, add, ga
 
 
 @kernel
-def product(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def product(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """out = bias + sum of weight · shifted input, then ReLU if GATED is 1."""
     out, data, gate = pointer(args, kind, OUT, row, slot, block), pointer(args, kind, IN, row, slot, block), kind
     rows, lines, runs, length, unit, width = args[ROWS], args[LINES], args[RUNS], args[LENGTH], args[UNIT], args[LANES]
@@ -81,12 +111,13 @@ def product(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
                 forward_run(
                     move(out, unit_row * args[OUT_ROW] + line * args[OUT_LINE] + run * args[OUT_RUN]),
                     move(data, line * args[IN_LINE] + run * args[IN_RUN]),
-                    move(indices, begin), move(weights, begin), order, count, unit, start, args[ADD], gate, args[GATED], length, width,
+                    move(indices, begin), move(weights, begin), order, count, unit, start, args[ADD], gate, args[GATED],
+                    length, width,
                 )  # fmt: skip
 
 
 @kernel
-def transposed(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def transposed(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """Gradient of the input: the product with the transposed weights; where the input came out of a ReLU that was closed
     (gate <= 0) the gradient is zero, if GATED is 2."""
     out, data = pointer(args, kind, OUT, row, slot, block), pointer(args, kind, IN, row, slot, block)
@@ -106,5 +137,6 @@ def transposed(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
                     move(out, unit_row * args[OUT_ROW] + line * args[OUT_LINE] + run * args[OUT_RUN]),
                     move(data, line * args[IN_LINE] + run * args[IN_RUN]),
                     move(indices, begin), weights, move(order, begin), count, unit, 0.0, args[ADD],
-                    move(gate, unit_row * args[GATE_ROW] + line * args[GATE_LINE] + run * args[GATE_RUN]), args[GATED], length, width,
+                    move(gate, unit_row * args[GATE_ROW] + line * args[GATE_LINE] + run * args[GATE_RUN]), args[GATED],
+                    length, width,
                 )  # fmt: skip

@@ -24,11 +24,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
-__all__ = ["FAST", "Program", "address", "address32", "address64", "address8", "address_of", "bits", "double", "inline", "kernel", "launch", "move", "pointer", "zero"]
+__all__ = [
+    "FAST",
+    "Program",
+    "address",
+    "address8",
+    "address32",
+    "address64",
+    "address_of",
+    "bits",
+    "double",
+    "inline",
+    "kernel",
+    "launch",
+    "machine",
+    "move",
+    "pointer",
+    "zero",
+]
 
 FAST = {"reassoc", "nsz", "arcp", "contract", "afn"}
 """Fast-math flags without nnan and ninf: a NaN stays one."""
@@ -37,6 +54,11 @@ FLUSH = 0x8040
 """Bits of the x86 control register that flush denormals to zero, as operands and as results."""
 
 Body = Callable[..., None]
+
+
+def machine(function: Callable[..., Any]) -> Any:
+    """A numba intrinsic: `function(typingctx, types…)` gives a signature, and a function that emits its machine code."""
+    return intrinsic(function)
 
 
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,7 +83,7 @@ def address_of(entry: kernel, dtype: torch.dtype) -> int:
     """Address of the machine code of `entry` for float32 or float64."""
     element = types.CPointer(types.float32 if dtype == torch.float32 else types.float64)
     signature = types.void(types.CPointer(types.int64), element, types.int64, types.int64, types.int64)
-    compiled = cfunc(signature, cache=True, fastmath=FAST, error_model="numpy")(entry.body)
+    compiled: Any = cfunc(signature, cache=True, fastmath=FAST, error_model="numpy")(entry.body)
     _kept.append(compiled)
     return int(compiled.address)
 
@@ -69,7 +91,7 @@ def address_of(entry: kernel, dtype: torch.dtype) -> int:
 # ---- what Python cannot say: pointers, calls by address, atomics, the denormal flag ------------------------------------
 
 
-@intrinsic
+@machine
 def pointer(typingctx: Any, args: Any, kind: Any, position: Any, row: Any, slot: Any, block: Any) -> Any:
     """Pointer of `kind`'s type to where the buffer described by `args[position:position + 4]` (address, and bytes from one
     individual, thread and block to the next) holds this individual's numbers."""
@@ -86,7 +108,7 @@ def pointer(typingctx: Any, args: Any, kind: Any, position: Any, row: Any, slot:
     return kind(args, kind, types.int64, types.int64, types.int64, types.int64), codegen
 
 
-@intrinsic
+@machine
 def address(typingctx: Any, kind: Any, where: Any) -> Any:
     """The number `where` as a pointer of `kind`'s type."""
 
@@ -96,7 +118,7 @@ def address(typingctx: Any, kind: Any, where: Any) -> Any:
     return kind(kind, types.int64), codegen
 
 
-@intrinsic
+@machine
 def address32(typingctx: Any, where: Any) -> Any:
     """The number `where` as a pointer to int32."""
 
@@ -106,7 +128,7 @@ def address32(typingctx: Any, where: Any) -> Any:
     return types.CPointer(types.int32)(types.int64), codegen
 
 
-@intrinsic
+@machine
 def address64(typingctx: Any, where: Any) -> Any:
     """The number `where` as a pointer to int64."""
 
@@ -116,7 +138,7 @@ def address64(typingctx: Any, where: Any) -> Any:
     return types.CPointer(types.int64)(types.int64), codegen
 
 
-@intrinsic
+@machine
 def zero(typingctx: Any, kind: Any) -> Any:
     """Zero of `kind`'s element type."""
 
@@ -126,7 +148,7 @@ def zero(typingctx: Any, kind: Any) -> Any:
     return kind.dtype(kind), codegen
 
 
-@intrinsic
+@machine
 def address8(typingctx: Any, where: Any) -> Any:
     """The number `where` as a pointer to int8."""
 
@@ -136,7 +158,7 @@ def address8(typingctx: Any, where: Any) -> Any:
     return types.CPointer(types.int8)(types.int64), codegen
 
 
-@intrinsic
+@machine
 def move(typingctx: Any, kind: Any, count: Any) -> Any:
     """The pointer `count` elements on."""
 
@@ -146,7 +168,7 @@ def move(typingctx: Any, kind: Any, count: Any) -> Any:
     return kind(kind, types.int64), codegen
 
 
-@intrinsic
+@machine
 def double(typingctx: Any, bits: Any) -> Any:
     """The float64 with these bits."""
 
@@ -161,7 +183,7 @@ def bits(number: float) -> int:
     return int(np.float64(number).view(np.int64))
 
 
-@intrinsic
+@machine
 def _call(typingctx: Any, code: Any, args: Any, row: Any, slot: Any, block: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         word = ir.IntType(64)
@@ -173,7 +195,7 @@ def _call(typingctx: Any, code: Any, args: Any, row: Any, slot: Any, block: Any)
     return types.void(*[types.int64] * 5), codegen
 
 
-@intrinsic
+@machine
 def _next(typingctx: Any, counters: Any, which: Any) -> Any:
     """Atomic fetch and add 1."""
 
@@ -186,7 +208,7 @@ def _next(typingctx: Any, counters: Any, which: Any) -> Any:
 X86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
 
 
-@intrinsic
+@machine
 def _control(typingctx: Any, value: Any) -> Any:
     """Set the floating-point control register to `value` unless negative; returns what it was."""
 
@@ -236,7 +258,7 @@ def _work(data: Any) -> None:
 @functools.cache
 def _worker() -> tuple[int, Callable[[int], None]]:
     """The thread's function: its address, and as a Python function of the program's address."""
-    compiled = cfunc(types.void(types.CPointer(types.int64)), cache=True)(_work)
+    compiled: Any = cfunc(types.void(types.CPointer(types.int64)), cache=True)(_work)
     _kept.append(compiled)
     return int(compiled.address), ctypes.CFUNCTYPE(None, ctypes.c_void_p)(compiled.address)
 

@@ -5,13 +5,14 @@ pixels and samples. The gradients of pruned weights are never formed. Results ar
 
 Counted for an individual with S survivors, R rows, P pixels a row and B samples: 2·S·P·B operations; bytes: (1 + 1/8)·S·P·B
 reads of numbers from cache (a row's delta stays in registers for Linear, and is read once for eight survivors otherwise),
-S numbers read and written. Images go line by line through all rows, so that the lines of all input channels that the
-kernel's window meets stay in the cache; one vector of partial sums a survivor waits in a buffer meanwhile. The bias gradient reads R·P·B numbers that the cache holds already.
+S numbers read and written. Images go line by line through all rows, so that the lines of all input channels that the window
+meets stay in the cache; one vector of partial sums a survivor waits in a buffer meanwhile. The bias gradient reads R·P·B
+numbers that the cache holds already.
 """
 
 from __future__ import annotations
 
-from numba import carray
+from typing import Any
 
 from evoprune.training.engines.kernels.runtime import address, address32, address64, inline, kernel, move, pointer, zero
 from evoprune.training.engines.kernels.vectors import dot_tile, dots_line, lane_sum, lane_sums
@@ -28,16 +29,16 @@ WORDS = 29
 
 
 @inline
-def run_sum(data, length):  # type: ignore[no-untyped-def]
+def run_sum(data: Any, length: Any) -> Any:
     """Sum of a run."""
-    values, total = carray(data, length), zero(data)
+    total = zero(data)
     for number in range(length):
-        total += values[number]
+        total += data[number]
     return total
 
 
 @inline
-def one_run(result, delta, data, indices, count, unit, length, width):  # type: ignore[no-untyped-def]
+def one_run(result: Any, delta: Any, data: Any, indices: Any, count: Any, unit: Any, length: Any, width: Any) -> None:
     """All survivors of a row whose delta is a single run, tile by tile."""
     at = 0
     while at + 8 * width <= length:
@@ -54,7 +55,19 @@ def one_run(result, delta, data, indices, count, unit, length, width):  # type: 
 
 
 @inline
-def one_line(sums, delta, data, indices, count, unit, runs, length, delta_run, in_run, width):  # type: ignore[no-untyped-def]
+def one_line(
+    sums: Any,
+    delta: Any,
+    data: Any,
+    indices: Any,
+    count: Any,
+    unit: Any,
+    runs: Any,
+    length: Any,
+    delta_run: Any,
+    in_run: Any,
+    width: Any,
+) -> None:
     """All survivors of a row on one image line, eight at a time."""
     at = 0
     while at + 8 <= count:
@@ -69,7 +82,7 @@ def one_line(sums, delta, data, indices, count, unit, runs, length, delta_run, i
 
 
 @kernel
-def sampled(args, kind, row, slot, block):  # type: ignore[no-untyped-def]
+def sampled(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """weights' gradient += delta · input at every survivor; bias' gradient += sum of delta."""
     delta, data = pointer(args, kind, DELTA, row, slot, block), pointer(args, kind, IN, row, slot, block)
     rows, lines, runs, length, unit, width = args[ROWS], args[LINES], args[RUNS], args[LENGTH], args[UNIT], args[LANES]

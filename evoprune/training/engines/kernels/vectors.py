@@ -8,14 +8,14 @@ multiply-adds in the order of the survivors, so that the result depends neither 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+
+from evoprune.training.engines.kernels.runtime import machine
 
 __all__ = ["VECTORS", "dot_tile", "dots_line", "gather_tile", "lane_sum", "lane_sums", "lanes"]
 
@@ -121,14 +121,14 @@ def _accumulators(emit: _Emitter, count: int) -> list[Any]:
     return [cgutils.alloca_once_value(emit.builder, emit.zero()) for _ in range(count)]
 
 
-def gather_tile(vectors: int, permuted: bool) -> Callable[..., None]:
+def gather_tile(vectors: int, permuted: bool) -> Any:
     """`tile(out, data, indices, weights, order, count, unit, start, add, gate, gated)`: one tile of an output row.
 
     out[:] = start (+ out if add) + sum over q < count of weights[q] · data[indices[q]·unit:], then, if gated == 1, relu;
     if gated == 2, zero where gate <= 0. permuted: weights[order[q]] for weights[q].
     """
 
-    @intrinsic
+    @machine
     def tile(
         typingctx: Any, out: Any, data: Any, indices: Any, weights: Any, order: Any, count: Any, unit: Any, start: Any,
         add: Any, gate: Any, gated: Any,
@@ -154,7 +154,9 @@ def gather_tile(vectors: int, permuted: bool) -> Callable[..., None]:
             with builder.if_then(is_relu):
                 for number in range(vectors):
                     value = builder.load(sums[number])
-                    builder.store(builder.select(builder.fcmp_ordered("<=", value, emit.zero()), emit.zero(), value), sums[number])
+                    builder.store(
+                        builder.select(builder.fcmp_ordered("<=", value, emit.zero()), emit.zero(), value), sums[number]
+                    )
             with builder.if_then(is_gate):
                 for number in range(vectors):
                     closed = builder.fcmp_ordered("<=", emit.load(gate, number), emit.zero())
@@ -170,13 +172,13 @@ def gather_tile(vectors: int, permuted: bool) -> Callable[..., None]:
     return tile
 
 
-def dot_tile(vectors: int) -> Callable[..., None]:
+def dot_tile(vectors: int) -> Any:
     """`tile(result, delta, data, indices, count, unit)`: result[q] += sum of delta · data[indices[q]·unit:], q < count.
 
     The tile of `delta` stays in registers while the survivors pass by, four at a time.
     """
 
-    @intrinsic
+    @machine
     def tile(typingctx: Any, result: Any, delta: Any, data: Any, indices: Any, count: Any, unit: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             result, delta, data, indices, count, unit = values
@@ -207,16 +209,25 @@ def dot_tile(vectors: int) -> Callable[..., None]:
     return tile
 
 
-def dots_line(together: int) -> Callable[..., None]:
+def dots_line(together: int) -> Any:
     """`line(sums, delta, data, indices, unit, runs, length, delta_run, in_run)`: dot products over the runs of one image line.
 
     sums[t, :] += vectors of delta[…, j] · data[indices[t]·unit + …, j] over runs and j < length, for `together` survivors t;
     `length` is a multiple of the lanes, and what is left to sum over the lanes stays apart until `lane_sums`.
     """
 
-    @intrinsic
+    @machine
     def line(
-        typingctx: Any, sums: Any, delta: Any, data: Any, indices: Any, unit: Any, runs: Any, length: Any, delta_run: Any, in_run: Any
+        typingctx: Any,
+        sums: Any,
+        delta: Any,
+        data: Any,
+        indices: Any,
+        unit: Any,
+        runs: Any,
+        length: Any,
+        delta_run: Any,
+        in_run: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             sums, delta, data, indices, unit, runs, length, delta_run, in_run = values
@@ -245,7 +256,7 @@ def dots_line(together: int) -> Callable[..., None]:
     return line
 
 
-@intrinsic
+@machine
 def lane_sums(typingctx: Any, result: Any, sums: Any) -> Any:
     """result[0:4] += sums of the lanes of four vectors."""
 
@@ -260,7 +271,7 @@ def lane_sums(typingctx: Any, result: Any, sums: Any) -> Any:
     return types.void(result, result), codegen
 
 
-@intrinsic
+@machine
 def lane_sum(typingctx: Any, result: Any, sums: Any) -> Any:
     """result[0] += sum of the lanes of one vector."""
 

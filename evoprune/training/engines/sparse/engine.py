@@ -160,7 +160,7 @@ class SparseChunk(Chunk):
             finally:
                 self.engine.give(space)
         leaves = [self._anchor] if self.in_place else list(self.leaves.values())
-        output: Tensor = _Run.apply(self, plan, batch, *leaves)
+        output: Tensor = _Run.apply(self, plan, batch, *leaves)  # type: ignore[no-untyped-call]
         return output
 
     def dense_gradients(self, batch: Tensor, objective: Callable[[Tensor], Tensor], shared: bool = True) -> dict[str, Tensor]:
@@ -244,7 +244,7 @@ class _Run(torch.autograd.Function):
         return chunk._forward(ctx.lease.space, batch)
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc]
+    @once_differentiable
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
         chunk, lease = ctx.chunk, ctx.lease
         lease.check()
@@ -252,7 +252,7 @@ class _Run(torch.autograd.Function):
         if chunk.in_place:
             chunk._backward(lease.space, ctx.batch, change, chunk._tables_on(lease.space))
             lease.end()
-            return (None,) * (3 + ctx.leaves)
-        gradients = {name: torch.zeros_like(leaf) for name, leaf in chunk.leaves.items()}
+            return (None,) * (3 + int(ctx.leaves))
+        gradients: dict[str, Tensor | None] = {name: torch.zeros_like(leaf) for name, leaf in chunk.leaves.items()}
         chunk._backward(lease.space, ctx.batch, change, chunk._tables_on(lease.space, gradients))
         return (None, None, None, *gradients.values())

@@ -65,6 +65,10 @@ class Trace:
                 module = self.modules[node.target]
                 if type(module) not in MODULES:
                     raise unsupported(f"the layer {node.target!r} ({type(module).__name__})")
+                if isinstance(module, nn.Conv2d) and not _plain(module):
+                    raise unsupported(
+                        f"the layer {node.target!r} ({module}), only groups=1, dilation=1 and zero padding have kernels"
+                    )
             elif node.op == "call_function" and node.target not in FUNCTIONS:
                 raise unsupported(f"the function {getattr(node.target, '__name__', node.target)!r} in forward")
             elif node.op == "call_method" and node.target not in METHODS:
@@ -111,6 +115,8 @@ class Network:
                 value = ready(result)
                 if not isinstance(value, Value):
                     raise unsupported(f"{type(self.trace.model).__name__}, whose output is not one tensor of the network")
+                if len(value.shape) == 3:  # its memory may have borders; a view where it has none
+                    value = self.add(Reshape(value, Value(value.shape)))
                 self.output = Output(value)
                 self.add(self.output)
             else:
@@ -179,14 +185,20 @@ def _shared_gradients(operations: Sequence[Operation]) -> dict[Value, Value]:
     is that of both inputs. An input that others read as well has more added to it; that must come after the producer of the
     other input has read it.
     """
-    producers = {operation.output.root: position for position, operation in enumerate(operations) if not isinstance(operation, Output)}
+    producers = {
+        operation.output.root: position for position, operation in enumerate(operations) if not isinstance(operation, Output)
+    }
     aliases: dict[Value, Value] = {}
     for position, operation in enumerate(operations):
         if not isinstance(operation, Plus) or operation.inputs[0].root is operation.inputs[1].root:
             continue
         y = operation.output
         for x, other in (operation.inputs, operation.inputs[::-1]):
-            readers = [at for at, reader in enumerate(operations) if at != position and any(x.root is value.root for value in reader.inputs)]
+            readers = [
+                at
+                for at, reader in enumerate(operations)
+                if at != position and any(x.root is value.root for value in reader.inputs)
+            ]
             same = x.root is x and x.needs and x.delta_pad == y.delta_pad and y.root is y
             alone = not readers and not x.gated
             after = bool(readers) and max(readers) < producers.get(other.root, -1)
@@ -278,7 +290,9 @@ def _getitem(network: Network, x: Any, index: Any) -> Any:
     if any(not len(span) or span.step < 1 for span in spans):
         raise network.refuse(str(index))
     shape = tuple(len(span) for span in spans)
-    size, start, step = (_image(part, fill) for part, fill in ((shape, 1), ([s.start for s in spans], 0), ([s.step for s in spans], 1)))
+    size, start, step = (
+        _image(part, fill) for part, fill in ((shape, 1), ([s.start for s in spans], 0), ([s.step for s in spans], 1))
+    )
     return network.add(Region(x, Value(shape), size=size, start=start, step=step))
 
 
@@ -321,20 +335,27 @@ def _conv(network: Network, x: Value, weight: Tensor, bias: Tensor | None = None
     return network.add(Product(x, y, str(network.name(weight)), network.name(bias), kernel, stride, around))
 
 
+def _plain(layer: nn.Conv2d) -> bool:
+    return layer.groups == 1 and _pair(layer.dilation) == (1, 1) and layer.padding_mode == "zeros"
+
+
 def _conv_layer(network: Network, layer: nn.Conv2d, x: Value) -> Value:
-    if layer.padding_mode != "zeros":
-        raise network.refuse(f"padding_mode={layer.padding_mode!r}")
-    return _conv(network, x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return _conv(network, x, layer.weight, layer.bias, layer.stride, layer.padding)
 
 
 def _norm(network: Network, layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Value) -> Value:
     if len(x.shape) != (3 if isinstance(layer, nn.BatchNorm2d) else 1):
         raise network.refuse(f"on inputs of shape {x.shape}")
-    names = [network.name(value) for value in (layer.weight, layer.bias, layer.running_mean, layer.running_var)]
     options = NormOptions(
-        *names, network.name(layer.num_batches_tracked), layer.eps, layer.momentum,
+        weight=network.name(layer.weight),
+        bias=network.name(layer.bias),
+        mean=network.name(layer.running_mean),
+        variance=network.name(layer.running_var),
+        tracked=network.name(layer.num_batches_tracked),
+        epsilon=layer.eps,
+        momentum=layer.momentum,
         batch_statistics=network.training or layer.running_mean is None,
-    )  # fmt: skip
+    )
     return network.add(Norm(x, Value(x.shape), options))
 
 
@@ -380,7 +401,9 @@ def _adaptive_pool(network: Network, x: Value, output_size: Any) -> Value:
     _image_only(network, x)
     asked = (output_size, output_size) if isinstance(output_size, int) or output_size is None else tuple(output_size)
     goal = [size if want is None else int(want) for size, want in zip(x.shape[1:], asked, strict=True)]
-    sides = [[(n * size // out, -(-(n + 1) * size // out)) for n in range(out)] for size, out in zip(x.shape[1:], goal, strict=True)]
+    sides = [
+        [(n * size // out, -(-(n + 1) * size // out)) for n in range(out)] for size, out in zip(x.shape[1:], goal, strict=True)
+    ]
     divisors = [(b - a) * (d - c) for a, b in sides[0] for c, d in sides[1]]
     return network.add(Mean(x, Value((x.shape[0], *goal)), sides[0], sides[1], divisors))
 

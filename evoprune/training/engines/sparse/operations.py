@@ -29,7 +29,7 @@ class Operation(ABC):
     inputs: tuple[Value, ...]
     output: Value
 
-    def prepare(self) -> None:
+    def prepare(self) -> None:  # noqa: B027 - most operations need none
         """Ask for the borders that this operation needs of its inputs and outputs."""
 
     @abstractmethod
@@ -54,13 +54,10 @@ class Product(Operation):
     def prepare(self) -> None:
         x, y = self.inputs[0], self.output
         x.root.pad = max(x.root.pad, *self.padding)
-        _, height, width = y.image
-        _, tall, wide = x.image
-        for size, out, kernel, stride, padding in zip((tall, wide), (height, width), self.kernel, self.stride, self.padding, strict=True):
-            for phase in range(stride):
-                last = (size - 1 - phase) // stride
-                moves = [(phase + padding - k) // stride for k in range(kernel) if (phase + padding - k) % stride == 0]
-                for move in moves:
+        for size, out, window, step, around in zip(x.image[1:], y.image[1:], self.kernel, self.stride, self.padding, strict=True):
+            for phase in range(step):
+                last = (size - 1 - phase) // step
+                for move in [(phase + around - k) // step for k in range(window) if (phase + around - k) % step == 0]:
                     y.root.delta_pad = max(y.root.delta_pad, -move, last + move - (out - 1))
 
     # ---- structure ----------------------------------------------------------------------------------------------
@@ -151,10 +148,14 @@ class Product(Operation):
         for down in range(self.stride[0]):
             for right in range(self.stride[1]):
                 sparse = self.columns_of(tables, (down, right))
-                sizes = [-(-(size - at) // stride) for size, at, stride in zip(x.image[1:], (down, right), self.stride, strict=True)]
+                sizes = [
+                    -(-(size - at) // stride) for size, at, stride in zip(x.image[1:], (down, right), self.stride, strict=True)
+                ]
                 lines, runs, length, out_run = self._runs(sizes, source.block)
                 args = [0] * product.WORDS
-                tables.put(args, product.OUT, tables.delta_at(x, offset=target.origin + down * target.line + right * target.block))
+                tables.put(
+                    args, product.OUT, tables.delta_at(x, offset=target.origin + down * target.line + right * target.block)
+                )
                 tables.put(args, product.IN, tables.delta_at(y, inside=True))
                 if gated:
                     tables.put(args, product.GATE, tables.at(x, offset=gate.origin + down * gate.line + right * gate.block))
@@ -162,7 +163,12 @@ class Product(Operation):
                 args[product.BIAS] = tables.address(self.rows_of(tables).first)
                 self._structure(args, product, tables, sparse)
                 args[product.ORDER] = tables.address(sparse.order)
-                args[product.ROWS], args[product.LINES], args[product.RUNS], args[product.LENGTH] = sparse.rows, lines, runs, length
+                args[product.ROWS], args[product.LINES], args[product.RUNS], args[product.LENGTH] = (
+                    sparse.rows,
+                    lines,
+                    runs,
+                    length,
+                )
                 args[product.OUT_ROW], args[product.OUT_LINE] = target.channel, target.line * self.stride[0]
                 args[product.OUT_RUN] = out_run
                 args[product.IN_LINE], args[product.IN_RUN] = source.line, source.block

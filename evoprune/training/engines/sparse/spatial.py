@@ -93,7 +93,9 @@ class Norm(Operation):
 class Largest(Operation):
     """Max pooling."""
 
-    def __init__(self, x: Value, output: Value, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> None:
+    def __init__(
+        self, x: Value, output: Value, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+    ) -> None:
         self.inputs, self.output, self.kernel, self.stride, self.padding = (x,), output, kernel, stride, padding
 
     def _args(self, tables: Tables) -> list[int]:

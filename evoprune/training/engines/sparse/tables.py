@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ class Plan:
     """
 
     def __init__(self, network: Network, rows: int, samples: int, *, shared: bool, threads: int, keep: bool) -> None:
-        self.network, self.rows, self.samples, self.shared, self.threads, self.keep = network, rows, samples, shared, threads, keep
+        self.network, self.rows, self.samples = network, rows, samples
+        self.shared, self.threads, self.keep = shared, threads, keep
         whole = -(-samples // 16) * 16
         block = BLOCK_IMAGES if network.images else BLOCK
         self.block = whole if network.whole_batch or whole <= block else block
@@ -90,7 +91,7 @@ class Tables:
     are dense, `(k, *shape)`, and count pruned weights too.
     """
 
-    def __init__(self, chunk: Chunk, structures: dict[Hashable, Sparse], masks: dict[str, Sequence[Longs]], space: Workspace,
+    def __init__(self, chunk: Chunk, structures: dict[Hashable, Sparse], masks: Mapping[str, Sequence[Longs]], space: Workspace,
                  source: tuple[Tensor, At], gradients: dict[str, Tensor], *, dense: bool = False) -> None:  # fmt: skip
         plan = space.plan
         self.chunk, self.structures, self.masks, self.space, self.plan = chunk, structures, masks, space, plan
