@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from deap import base
@@ -37,9 +38,12 @@ def fitness_class(weights: Sequence[float]) -> type[base.Fitness]:
         return FitnessMin
     if key == (1.0,):
         return FitnessMax
-    return _made(
-        "Fitness_" + "_".join(format(weight, "g").replace("-", "m").replace(".", "p").replace("+", "") for weight in key)
-    )
+    return _made("Fitness_" + "_".join(_spelled(weight) for weight in key))
+
+
+def _spelled(weight: float) -> str:
+    """Every digit of a weight in letters that a class name may have."""
+    return repr(weight).removesuffix(".0").replace("-", "m").replace(".", "p").replace("+", "")
 
 
 def _made(name: str) -> type[base.Fitness]:
@@ -54,7 +58,8 @@ def _made(name: str) -> type[base.Fitness]:
 
 def __getattr__(name: str) -> Any:
     if name.startswith("Fitness_"):  # a pickle from another process names a class that was not made here yet
-        return _made(name)
+        with suppress(ValueError):
+            return _made(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -74,7 +79,8 @@ class Individual:
                 f"an individual is made from a Mask, not from {type(mask).__name__}: use random_mask, or toolbox.individual()"
             )
         self.mask = mask
-        self.fitness = fitness if fitness is not None else FitnessMin()
+        made = self.__dict__.get("fitness")  # DEAP's creator sets its own before this runs
+        self.fitness = fitness if fitness is not None else FitnessMin() if made is None else made
         self.lineage: dict[str, Any] = {}
         self.failed = False
 
