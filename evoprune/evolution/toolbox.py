@@ -12,6 +12,7 @@ from deap import base, tools
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.evolution.batchmap import BatchMap
+from evoprune.evolution.cohort import CohortTrainer
 from evoprune.evolution.executors import make_executor
 from evoprune.evolution.individual import Individual, fitness_class
 from evoprune.evolution.journal import Journal
@@ -19,6 +20,7 @@ from evoprune.evolution.objectives import find_objectives
 from evoprune.evolution.operators import OPERATORS
 from evoprune.evolution.population import Sizes, population
 from evoprune.evolution.several import mutate_with_size, select_several
+from evoprune.evolution.tournament import check_eta, check_rungs, criteria_of
 from evoprune.evolution.trainer import Trainer
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
@@ -34,8 +36,10 @@ def make_toolbox(
     *,
     sparsity: float | tuple[float, float] = 0.95,
     epochs: int = 2,
-    criterion: str = "loss",
+    criterion: str | Sequence[str] = "loss",
     objectives: Sequence[str] | None = None,
+    rungs: Sequence[int] | None = None,
+    eta: int = 2,
     allocation: Allocation = "erk",
     mate: str = "cxSetUniform",
     mutate: str | None = None,
@@ -57,6 +61,8 @@ def make_toolbox(
     epochs, criterion: the fitness: so many epochs of training, then the criterion. objectives: instead of it several values:
     criteria, "survivors", "macs". `mutate` is then `mutResize` or `mutSwap` with equal chances where sizes may vary, and
     `select` is selNSGA2 for two or three, selNSGA3 above; else `mutSwap` and selTournament of 3.
+    rungs, eta: the generation competes in a tournament of `epochs` (see `tournament`; criterion may be one a rung), and the
+    fitness is (rung reached, score), comparable within a generation only: for `eaSimple` and `eaMuCommaLambda`.
     inherit: None trains every mask from the initial weights, "weights" from the trained survivors of the individual it was
     cloned from. guided: whether evaluations tell what `mutGuided` reads; None where that is the `mutate`.
     seed: a private stream for the operators, and the training's; None draws from the global `random` and trains with seed 0.
@@ -69,16 +75,20 @@ def make_toolbox(
     """
     sizes = Sizes.of(problem.space, sparsity, allocation)
     _check(epochs=epochs, chunk=chunk, retries=retries)
-    trainer = Trainer(
-        problem,
-        find_objectives(criterion, objectives),
-        epochs,
-        seeds.check_seed(seed or 0),
-        _training(training, inherit),
-        random_mask(problem.space, sparsity=sizes.sparsities[0], allocation=allocation),
-        keep=inherit is not None,
-        guided=mutate == "mutGuided" if guided is None else guided,
-    )
+    training = _training(training, inherit)
+    reference = random_mask(problem.space, sparsity=sizes.sparsities[0], allocation=allocation)
+    run = (epochs, seeds.check_seed(seed or 0), training, reference)
+    if rungs is None:
+        if not isinstance(criterion, str):
+            raise InputError(f"criterion={criterion!r} is not usable: one a rung needs rungs=, several values need objectives=")
+        keep, told = inherit is not None, mutate == "mutGuided" if guided is None else guided
+        trainer = Trainer(problem, find_objectives(criterion, objectives), *run, keep, told)
+    else:
+        if objectives is not None or inherit is not None or guided or mutate == "mutGuided":
+            raise InputError("rungs= makes a fitness of its own kind: leave out objectives=, inherit=, guided= and mutGuided")
+        criteria = criteria_of(criterion, len(rungs))
+        epochs_of = check_rungs(rungs, epochs, criterion=criteria[0], end=True)
+        trainer = CohortTrainer(problem, (), *run, rungs=epochs_of, criteria=criteria, eta=check_eta(eta))
     rng = None if seed is None else random.Random(seeds.derive(seed, "operators"))
     fitness = fitness_class(trainer.weights)
 
@@ -121,6 +131,9 @@ def _operator(name: str, kind: str) -> Any:
 
 def _parts(trainer: Trainer, inherit: str | None) -> dict[str, Any]:
     """What decides an evaluation, for the journal's header."""
+    race = None
+    if isinstance(trainer, CohortTrainer):
+        race = {"rungs": list(trainer.rungs), "criteria": [one.name for one in trainer.criteria], "eta": trainer.eta}
     return {
         "problem": trainer.problem.fingerprint,
         "training": Training.of(**trainer.training).as_dict(),
@@ -129,6 +142,7 @@ def _parts(trainer: Trainer, inherit: str | None) -> dict[str, Any]:
         "seed": trainer.seed,
         "inherit": inherit,
         "guided": trainer.guided,
+        "tournament": race,
     }
 
 

@@ -1,49 +1,113 @@
-"""Successive halving on networks in training: at each rung the worse share leaves, no step is ever trained twice."""
+"""Successive halving on networks in training: at each rung the worse share leaves, no step is ever trained twice.
+
+Weights and optimizer state are kept, the ranking is over the whole generation, and a fitness (rung reached, score with larger =
+better) compares within one generation only.  [Jamieson 2016, arXiv:1502.07943; on masks: METHODS "K-starts"]
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from deap import tools
+import numpy as np
 
 from evoprune.criteria import CRITERIA, Criterion
 from evoprune.errors import InputError
-from evoprune.evolution.assess import assess
+from evoprune.evolution.individual import fitness_class
 from evoprune.training.population import Population
 
-__all__ = ["check_rungs", "tournament"]
+__all__ = ["check_eta", "check_rungs", "criteria_of", "default_rungs", "race", "tournament"]
+
+Criteria = str | Sequence[str]
 
 
-def check_rungs(rungs: Sequence[int], epochs: int, *, criterion: Criterion) -> tuple[int, ...]:
-    """Rungs as increasing epochs that leave at least one epoch for the winner, or `InputError`."""
-    least = 1 if criterion.trained else 0
-    chosen = tuple(rungs)
+def default_rungs(epochs: int, k: int, eta: int = 2) -> tuple[int, ...]:
+    """Epoch 2 (1 where there is no room), then eta times the one before, as far as epochs and k networks go."""
+    rungs = [2 if epochs > 2 else 1]
+    while rungs[-1] * eta < epochs and k > eta ** len(rungs):
+        rungs.append(rungs[-1] * eta)
+    return tuple(rungs)
+
+
+def criteria_of(criterion: Criteria, rungs: int) -> tuple[Criterion, ...]:
+    """One criterion a rung; of a sequence the last goes on for the rungs that follow. Raises `InputError`, `UnknownName`."""
+    names = (criterion,) if isinstance(criterion, str) else tuple(criterion)
+    if not 0 < len(names) <= rungs:
+        raise InputError(f"{len(names)} criteria for {rungs} rungs: give one a rung at most, the last goes on for the others")
+    return tuple(CRITERIA[names[min(rung, len(names) - 1)]] for rung in range(rungs))
+
+
+def check_rungs(
+    rungs: Sequence[int], epochs: int, *, criterion: Criterion, k: int | None = None, eta: int = 2, end: bool = False
+) -> tuple[int, ...]:
+    """Rungs as increasing epochs that leave at least one epoch for the winner, or `InputError`.
+
+    criterion: of the first rung. k, eta: a rung must find more than one network. end: the last rung may be the last epoch.
+    """
+    least, chosen = 1 if criterion.trained else 0, tuple(rungs)
     whole = all(isinstance(rung, int) and not isinstance(rung, bool) for rung in chosen)
-    if not whole or not chosen or chosen[0] < least or any(b <= a for a, b in zip(chosen, chosen[1:], strict=False)):
-        raise InputError(f"selection at epochs {list(chosen)} is not usable: give increasing whole numbers, the first >= {least}")
-    if chosen[-1] >= epochs:
+    if not whole or not chosen or chosen[0] < least or any(b <= a for a, b in pairwise(chosen)):
+        raise InputError(f"rungs {list(chosen)} are not usable: give increasing whole numbers of epochs, the first >= {least}")
+    if chosen[-1] > epochs if end else chosen[-1] >= epochs:
         raise InputError(
-            f"selection after {chosen[-1]} epochs leaves no epoch of {epochs} to train the winner: raise epochs= or select earlier"
+            f"selection after {chosen[-1]} epochs leaves no epoch of {epochs} for the winner: raise epochs= or select earlier"
         )
+    left = k
+    for rung in chosen if left is not None else ():
+        if rung != chosen[0] and left == 1:
+            raise InputError(
+                f"rungs {list(chosen)} are too many for {k} networks: one is left before epoch {rung}; leave some out"
+            )
+        left = math.ceil((left or 1) / eta)
     return chosen
 
 
-def tournament(generation: Population, individuals: Sequence[Any], rungs: Sequence[int], criterion: str, *, eta: int = 2) -> Any:
-    """Train to each rung, keep the fittest share 1/eta there, one at the last; returns the winner.
-
-    The generation is left with the winner alone, weights and optimizer state kept.
-    """
+def check_eta(eta: object) -> int:
+    """`eta` if it is usable, or `InputError`."""
     if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
         raise InputError(f"eta={eta!r} is not usable: give the factor by which a rung cuts, >= 2")
-    needs, running = CRITERIA[criterion].needs, list(individuals)
-    for rung in rungs:
+    return eta
+
+
+def race(
+    generation: Population, rungs: Sequence[int], criteria: Sequence[Criterion], *, eta: int = 2, keep: int = 1
+) -> dict[int, tuple[int, float]]:
+    """Train to each rung, keep the fittest share 1/eta there, `keep` at the last; they are what is left of the generation.
+
+    Returns for every individual of the trace the rung it reached and its score there (larger is better).
+    """
+    reached: dict[int, tuple[int, float]] = {}
+    for number, (rung, criterion) in enumerate(zip(rungs, criteria, strict=True), start=1):
         if generation.epoch < rung:
-            generation.train(rung - generation.epoch, record=needs)
-        assess(running, generation.trace, criterion)
-        keep = 1 if rung == rungs[-1] else math.ceil(len(running) / eta)
-        fittest = tools.selBest(running, keep)
-        generation.select([next(i for i, r in enumerate(running) if r is one) for one in fittest])
-        running = fittest
-    return running[0]
+            generation.train(rung - generation.epoch, record=criterion.needs)
+        values = criterion(generation.trace, generation.masks)
+        generation.trace.add(generation.trace.epoch, {criterion.name: values})
+        scores = criterion.weight * values
+        reached |= {one: (rung, float(score)) for one, score in zip(generation.trace.individuals, scores, strict=True)}
+        left = min(keep, len(generation)) if number == len(rungs) else math.ceil(len(generation) / eta)
+        generation.select([int(row) for row in np.argsort(-scores, kind="stable")[:left]])
+    return reached
+
+
+def tournament(
+    generation: Population,
+    individuals: Sequence[Any],
+    rungs: Sequence[int],
+    criterion: Criteria,
+    *,
+    eta: int = 2,
+    keep: int = 1,
+) -> Any:
+    """`race`, with the result on the individuals (one a current row): fitness (rung, score) and `failed`; returns the winner.
+
+    criterion: one for all rungs, or one a rung. The generation is left with the `keep` fittest, weights and optimizer state kept.
+    """
+    check_eta(eta)
+    people = dict(zip(generation.trace.individuals, individuals, strict=True))
+    criteria = criteria_of(criterion, len(rungs))
+    for one, (rung, score) in race(generation, rungs, criteria, eta=eta, keep=keep).items():
+        people[one].fitness = fitness_class((1.0, 1.0))((rung, score))
+        people[one].failed = score == -np.inf
+    return people[generation.trace.individuals[0]]

@@ -20,7 +20,7 @@ from evoprune.problems.problem import Problem
 from evoprune.training.ledger import Ledger
 from evoprune.training.population import Population
 
-__all__ = ["Trainer", "repetition_seed"]
+__all__ = ["Trainer", "cost_of", "finite", "history_of", "repetition_seed"]
 
 HISTORY = ("train_loss", "val_loss", "val_accuracy")
 
@@ -107,34 +107,40 @@ class Trainer:
         return None
 
     def _finished(self, generation: Population, row: int, job: Job, values: dict[str, Any], failure: str | None) -> Finished:
-        history = generation.trace.history(generation.trace.individuals[row])
         failed = bool(generation.trace.failed[row])
         record = Record(
             job.key,
-            {name: _finite(column[row]) for name, column in values.items()},
+            {name: finite(column[row]) for name, column in values.items()},
             job.mask.count,
             failed=failed,
             error=(failure or "training turned NaN") if failed else None,
-            epochs={name: [_finite(entry.get(name)) for entry in history] for name in HISTORY},
-            cost=share(generation, row).as_dict(),
+            epochs=history_of(generation, row),
+            cost=cost_of(generation, job.mask.count, generation.epoch).as_dict(),
             lineage=job.lineage,
         )
         kept = (self.keep or self.guided) and not failed
         return Finished(record, Trained.of(generation.parameters, row) if kept else None)
 
 
-def share(generation: Population, row: int) -> Ledger:
-    """What one network of a population cost, exactly: all of them saw the same samples."""
-    ledger, counts = generation.ledger, [mask.count for mask in generation.masks]
-    samples, dense_epoch = ledger.samples // len(counts), 3 * generation.problem.prunable * len(generation.problem.split("train"))
-    own = Ledger(device=ledger.device, engine=ledger.engine)
-    own.train(samples, [counts[row]], dense_epoch)
-    own.evaluation_samples = ledger.evaluation_samples // len(counts)
-    own.wall_s = round(ledger.wall_s * counts[row] / max(1, sum(counts)), 6)
+def cost_of(generation: Population, survivors: int, epochs: int) -> Ledger:
+    """What one network of a population cost that trained for `epochs`; of the seconds it gets its share of the updates."""
+    whole, problem = generation.ledger, generation.problem
+    own = Ledger(device=whole.device, engine=whole.engine)
+    samples = generation.batches.per_epoch * generation.batches.size * epochs
+    own.train(samples, [survivors], 3 * problem.prunable * len(problem.split("train")))
+    own.evaluation_samples = epochs * len(problem.split("validation"))
+    own.wall_s = round(whole.wall_s * own.survivor_updates / max(1, whole.survivor_updates), 6)
     return own
 
 
-def _finite(value: Any) -> float | None:
+def history_of(generation: Population, individual: int) -> dict[str, list[float | None]]:
+    """What the trace tells of each epoch of an individual."""
+    history = generation.trace.history(individual)
+    return {name: [finite(entry.get(name)) for entry in history] for name in HISTORY}
+
+
+def finite(value: Any) -> float | None:
+    """`value` as JSON can hold it."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 

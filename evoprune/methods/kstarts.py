@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from evoprune.criteria import CRITERIA
 from evoprune.evolution.assess import initial_population
-from evoprune.evolution.tournament import check_rungs, tournament
+from evoprune.evolution.tournament import check_eta, check_rungs, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.mask import Mask
 from evoprune.methods.registry import method
@@ -41,7 +41,7 @@ def kstarts(
     trains, the masks are scored on what it recorded). rungs: epochs at which the worse share leaves (all but 1/eta), in
     place of one cut after `selection_epochs`.
     """
-    rungs = check_rungs(rungs or (selection_epochs,), epochs, criterion=CRITERIA[criterion])
+    rungs = check_rungs(rungs or (selection_epochs,), epochs, criterion=CRITERIA[criterion], k=k, eta=check_eta(eta))
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
     if one_of("form", form, ("independent", "shared")) == "independent":
         generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)

@@ -1,0 +1,188 @@
+"""Several machines through Ray: actors hold the problem, sub-batches go to whoever is free, a lost node costs what it held.
+
+`pip install evoprune[ray]`. Ray is imported when an executor is made.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+from evoprune.errors import EvopruneError, InputError
+from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied
+from evoprune.evolution.jobs import Finished, Job
+from evoprune.evolution.trainer import Trainer
+
+__all__ = ["RayExecutor"]
+
+log = logging.getLogger("evoprune")
+
+PATIENCE = 10.0
+"""Seconds between two words about waiting for a free place in the cluster."""
+LOSSES = 5
+"""Workers that a sub-batch may lose before it is suspected to kill them."""
+
+
+class _Worker:
+    """The actor: a trainer, and the threads it may use."""
+
+    def __init__(self, trainer: Trainer, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.trainer = trainer
+
+    def plan(self) -> tuple[str, int]:
+        return self.trainer.plan()
+
+    def train(self, jobs: Sequence[Job]) -> list[Finished]:
+        return self.trainer.train(jobs)
+
+
+class RayExecutor:
+    """`workers` actors of `threads` threads and `gpus` GPUs (a share, as 0.5, lets two have one) on a Ray cluster.
+
+    address: of a running cluster ("auto" finds it; "ray://host:10001" from outside). None uses the one this process is
+    connected to, and else starts one on this machine. The problem is sent once to every node; a sub-batch is masks (8 bytes a
+    survivor) and, where weights are inherited, the parents' values. resources: of Ray, for every actor.
+    patience: seconds without any worker before it is an error.
+
+    A sub-batch whose actor or node died is trained elsewhere, and the actor is started again. Raises `InputError` when Ray is
+    not installed, no cluster answers at `address`, or it has no room for one actor.
+    """
+
+    def __init__(
+        self,
+        workers: int = 2,
+        *,
+        threads: int = 1,
+        gpus: float = 0,
+        address: str | None = None,
+        resources: dict[str, float] | None = None,
+        patience: float = 300,
+    ) -> None:
+        for name, value in {"workers": workers, "threads": threads}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
+        self.workers, self.threads, self.gpus, self.patience = workers, threads, gpus, patience
+        self.resources = dict(resources or {})
+        self._ray = _connect(address)
+        self._check_room()
+        self._actors: list[Any] = []
+        self._trainer: Trainer | None = None
+        self._sent: Any = None
+
+    def _check_room(self) -> None:
+        """Raises `InputError` when no node can ever hold an actor."""
+        wanted = {"CPU": float(self.threads), "GPU": float(self.gpus), **self.resources}
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+            asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
+            raise InputError(f"no node of the Ray cluster has {asked}: lower threads= or gpus=, or add a node")
+
+    def plan(self, trainer: Trainer) -> tuple[str, int]:
+        actor = self._actor(trainer)
+        try:
+            name, rows = self._ray.get(actor.plan.remote(), timeout=self.patience)
+        except self._ray.exceptions.GetTimeoutError:
+            raise EvopruneError(f"no Ray actor could start within {self.patience:g} s: see `ray status`") from None
+        finally:
+            self._ray.kill(actor)
+        return str(name), int(rows)
+
+    def run(self, trainer: Trainer, chunks: Chunks) -> Generator[list[Finished], None, None]:
+        """Keep every actor busy with one sub-batch; see `Executor`."""
+        if trainer is not self._trainer:
+            self.close()
+            self._trainer, self._sent = trainer, self._ray.put(trainer)
+        flying: dict[Any, tuple[Chunk, Any]] = {}
+        lost: deque[Chunk] = deque()
+        heard = time.monotonic()
+        try:
+            while chunks or flying or lost:
+                while len(flying) < self.workers and (lost or chunks):
+                    chunk, actor = lost.popleft() if lost else chunks.take(), self._free()
+                    flying[actor.train.remote(chunk.jobs)] = (chunk, actor)
+                done, _ = self._ray.wait(list(flying), num_returns=1, timeout=PATIENCE)
+                if not done:
+                    heard = self._wait_on(heard, flying)
+                for reference in done:
+                    heard = time.monotonic()
+                    chunk, actor = flying.pop(reference)
+                    yield from self._collect(reference, chunk, actor, chunks, lost)
+        finally:
+            for _, actor in flying.values():  # the caller has stopped: nobody waits for these
+                self._ray.kill(actor)
+
+    def _collect(self, reference: Any, chunk: Chunk, actor: Any, chunks: Chunks, lost: deque[Chunk]) -> Iterator[list[Finished]]:
+        exceptions = self._ray.exceptions
+        try:
+            results: list[Finished] = self._ray.get(reference)
+        except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.NodeDiedError) as error:
+            if chunk.attempts < LOSSES:
+                log.warning("a Ray worker was lost with %d networks: they are trained elsewhere", len(chunk.jobs))
+                lost.append(Chunk(chunk.jobs, chunk.attempts + 1))
+            else:  # so many in a row: it may be the masks
+                yield from chunks.failed(chunk, WorkerDied(f"a Ray worker died ({type(error).__name__})"))
+        except exceptions.RayTaskError as error:
+            self._actors.append(actor)
+            yield from chunks.failed(chunk, error.cause if isinstance(error.cause, Exception) else error)
+        else:
+            self._actors.append(actor)
+            yield results
+
+    def _wait_on(self, heard: float, flying: dict[Any, Any]) -> float:
+        """Say that the cluster keeps us waiting; an error when there is nobody to wait for."""
+        if any(node["Alive"] and node["Resources"].get("CPU", 0) >= self.threads for node in self._ray.nodes()):
+            return time.monotonic()  # they may just be training
+        silent = time.monotonic() - heard
+        if silent > self.patience:
+            raise EvopruneError(f"no Ray node for {silent:.0f} s: what is finished is kept, add a node and run again")
+        log.warning("the Ray cluster has no node for %d sub-batches: waiting", len(flying))
+        return heard
+
+    def _free(self) -> Any:
+        """An actor that waits for work, a new one when there is none."""
+        return self._actors.pop() if self._actors else self._actor(self._sent)
+
+    def _actor(self, trainer: Any) -> Any:
+        options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": 0}
+        if self.resources:
+            options["resources"] = self.resources
+        variables = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+        remote = self._ray.remote(**options, runtime_env={"env_vars": variables})(_Worker)
+        return remote.remote(trainer, self.threads)
+
+    def close(self) -> None:
+        """Let the actors go."""
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors, self._trainer, self._sent = [], None, None
+
+    def __repr__(self) -> str:
+        return f"RayExecutor(workers={self.workers}, threads={self.threads}, gpus={self.gpus})"
+
+
+def _connect(address: str | None) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise InputError("RayExecutor needs Ray, which is not installed: pip install evoprune[ray]") from None
+    if ray.is_initialized():
+        return ray
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False if address is None else None,
+        )
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"no Ray cluster answers at address={address!r} ({reason}): start one with `ray start --head`, or leave address= out"
+        ) from None
+    return ray
