@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from evoprune import seeds as streams
 from evoprune.errors import EvopruneError, InputError, TrainingFailed, UnknownName
 from evoprune.files import atomic_write
+from evoprune.masks.space import check_sparsity
 from evoprune.methods.registry import METHODS, Method
 from evoprune.problems.problem import Problem
 from evoprune.runs import (
@@ -146,7 +147,8 @@ def _cells(
     methods = [METHODS[name] for name in names]
     if not methods or len(set(names)) != len(methods):
         raise InputError(f"methods {', '.join(names) or '(none)'} cannot be compared: name at least one, and each once")
-    if not sparsities or len(set(sparsities)) != len(sparsities):
+    asked_for = [float(check_sparsity(value)) for value in sparsities]
+    if not asked_for or len(set(asked_for)) != len(asked_for):
         raise InputError(f"sparsities {list(sparsities)} are not usable: give at least one, and each once")
     own = {method.name: _own_options(method, methods, options) for method in methods}
     cells = []
@@ -154,11 +156,7 @@ def _cells(
         for method in methods:
             asked = Arguments.of(method, problem, {**own[method.name], "seed": seed}).options["sparsity"]
             fixed = not method.sparse or asked is None
-            cells += [Cell(method.name, value, seed, own[method.name]) for value in ((None,) if fixed else sparsities)]
-    for cell in cells:
-        METHODS[cell.method].check(cell.arguments)
-        if cell.sparsity is not None:
-            problem.space.budget(cell.sparsity)
+            cells += [Cell(method.name, value, seed, own[method.name]) for value in ((None,) if fixed else asked_for)]
     return cells
 
 

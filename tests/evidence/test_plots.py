@@ -1,0 +1,110 @@
+"""Pictures take and return Axes, show every method, and say what they show."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evoprune.errors import InputError
+from evoprune.evidence.plots import plot_accuracy, plot_layers, plot_trace, spread_apart
+from evoprune.masks.mask import Mask
+from evoprune.masks.space import MaskSpace
+from tests.evidence.runs_frame import runs_frame
+
+
+@pytest.fixture
+def ax() -> Axes:
+    return Figure(layout="constrained").subplots()
+
+
+def texts(ax: Axes) -> str:
+    drawn = [text.get_text() for text in ax.texts]
+    return " ".join([*drawn, ax.get_title(loc="left"), ax.get_xlabel(), ax.get_ylabel()])
+
+
+def test_every_method_is_named_and_every_sparsity_has_a_tick(ax: Axes) -> None:
+    assert plot_accuracy(runs_frame({"random": 0.9, "kstarts": 0.95, "dense": 1.0}), ax) is ax
+    ax.figure.draw_without_rendering()
+    for word in ("random", "kstarts", "dense", "digits", "mlp:16", "3 seeds", "3 epochs", "95%", "test accuracy"):
+        assert word in texts(ax), word
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["90%", "95%"]
+
+
+def test_the_points_are_the_means(ax: Axes) -> None:
+    plot_accuracy(runs_frame({"random": 0.9}), ax)
+    [joined] = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() == "None"]
+    assert joined.get_ydata() == pytest.approx([0.9 - 0.09 + 0.01 - 0.02, 0.9 - 0.095 + 0.01 - 0.02])
+    assert np.diff(joined.get_xdata())[0] == pytest.approx(math.log10(2)), "half the survivors are the same step anywhere"
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("sparsities", [(0.95,), (0.0, 0.5, 0.999)])
+def test_any_number_of_seeds_and_sparsities(ax: Axes, seeds: int, sparsities: tuple[float, ...]) -> None:
+    names = dict.fromkeys(("random", "kstarts", "dissipating", "combined", *(f"mine{i}" for i in range(8)), "dense"), 0.9)
+    plot_accuracy(runs_frame(names, sparsities, seeds), ax)
+    ax.figure.draw_without_rendering()
+    assert all(name in texts(ax) for name in names)
+    assert ("no intervals" in texts(ax)) == (seeds == 1)
+
+
+def test_reconstruction_and_a_locked_test_split_are_named(ax: Axes) -> None:
+    plot_accuracy(runs_frame({"random": 0.9}, metric="mse", test_score=None), ax)
+    assert "validation mse (lower is better)" in texts(ax)
+
+
+def test_an_open_sparsity_is_written_at_its_point(ax: Axes) -> None:
+    plot_accuracy(pd.concat([runs_frame({"dissipating": 0.9}, (math.nan,)), runs_frame({"random": 0.9})]), ax)
+    assert "87.0%" in texts(ax)
+
+
+@given(st.lists(st.floats(-1, 2), max_size=12).map(sorted), st.floats(0.01, 0.2))
+def test_labels_keep_apart_and_in_order(heights: list[float], gap: float) -> None:
+    places = spread_apart(heights, gap)
+    assert len(places) == len(heights)
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(places))
+    if all(b - a >= gap for a, b in pairwise(heights)):
+        assert places == pytest.approx(heights)
+
+
+def test_layers_show_their_counts(ax: Axes) -> None:
+    mask = Mask(MaskSpace(("a.weight", "b.weight"), ((4, 5), (3, 4))), [np.arange(5), np.arange(12)])
+    assert plot_layers(mask, ax) is ax
+    assert "5 of 20" in texts(ax)
+    assert "12 of 12" in texts(ax)
+
+
+def test_a_trace_shows_everyone_and_points_at_the_winner(ax: Axes) -> None:
+    rows = [(individual, epoch) for individual in range(4) for epoch in range(1, 6 if individual == 2 else 3)]
+    trace = pd.DataFrame(rows, columns=["individual", "epoch"]).assign(val_loss=0.5, val_accuracy=0.9)
+    assert plot_trace(trace, ax) is ax
+    assert len(ax.lines) == 4
+    assert "the winner" in texts(ax)
+    assert "validation accuracy" in texts(ax)
+
+
+def test_a_trace_without_accuracies_shows_the_loss(ax: Axes) -> None:
+    plot_trace(pd.DataFrame({"individual": 0, "epoch": [1, 2], "val_loss": [0.5, 0.4], "val_accuracy": math.nan}), ax)
+    assert "validation loss" in texts(ax)
+
+
+def test_what_cannot_be_drawn_is_refused(ax: Axes) -> None:
+    with pytest.raises(InputError, match="empty"):
+        plot_trace(pd.DataFrame(), ax)
+    with pytest.raises(InputError, match="no column 'speed'"):
+        plot_trace(pd.DataFrame({"individual": [0], "epoch": [1], "val_loss": [0.5]}), ax, column="speed")
+
+
+def test_axes_are_made_when_none_are_given() -> None:
+    from matplotlib import pyplot
+
+    drawn = plot_accuracy(runs_frame({"random": 0.9}))
+    assert isinstance(drawn, Axes)
+    pyplot.close(drawn.figure)

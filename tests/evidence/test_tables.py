@@ -1,0 +1,90 @@
+"""The summary: every method at every sparsity, differences paired by seed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evoprune.errors import InputError
+from evoprune.evidence.statistics import mean_interval, paired_difference
+from evoprune.evidence.tables import score_column, summarise
+from tests.evidence.runs_frame import runs_frame
+
+
+def test_a_row_a_method_and_sparsity_in_the_order_given() -> None:
+    table = summarise(runs_frame({"random": 0.9, "kstarts": 0.95, "dense": 1.0}))
+    assert list(zip(table["sparsity"], table["method"], strict=True)) == [
+        *((0.9, name) for name in ("random", "kstarts", "dense")),
+        *((0.95, name) for name in ("random", "kstarts", "dense")),
+    ]
+    assert (table["runs"] == 3).all()
+
+
+def test_what_prunes_nothing_is_shown_at_every_sparsity_but_is_no_sparsity() -> None:
+    table = summarise(runs_frame({"dense": 1.0, "random": 0.9}))
+    dense = table[table["method"] == "dense"]
+    assert list(dense["sparsity"]) == [0.9, 0.95]
+    assert dense["test_mean"].nunique() == 1
+    assert list(summarise(runs_frame({"dense": 1.0, "dropout": 0.9}))["sparsity"]) == [0.0, 0.0]
+
+
+def test_means_and_intervals_are_those_of_the_runs() -> None:
+    runs = runs_frame({"random": 0.9, "kstarts": 0.95})
+    row = summarise(runs).iloc[0]
+    own = mean_interval(runs[(runs["method"] == "random") & (runs["sparsity"] == 0.9)]["test_score"])
+    assert (row["test_mean"], row["test_low"], row["test_high"]) == (own.mean, own.low, own.high)
+
+
+def test_differences_are_paired_by_seed_not_by_position() -> None:
+    runs = runs_frame({"random": 0.9, "kstarts": 0.95})
+    noise = np.random.default_rng(0).normal(size=len(runs)) * 0.01
+    runs["test_score"] += noise
+    cells = [runs[(runs["method"] == name) & (runs["sparsity"] == 0.9)].set_index("seed") for name in ("kstarts", "random")]
+    known = paired_difference(cells[0]["test_score"], cells[1]["test_score"])
+    for frame in (runs, runs.sample(frac=1, random_state=1)):
+        table = summarise(frame)
+        row = table[(table["method"] == "kstarts") & (table["sparsity"] == 0.9)].iloc[0]
+        assert row["difference"] == pytest.approx(known.mean)
+        assert row["difference_p"] == pytest.approx(known.p)
+    assert table[table["method"] == "random"]["difference"].isna().all(), "the baseline has no difference to itself"
+
+
+def test_seeds_that_only_one_side_has_are_no_pairs() -> None:
+    runs = runs_frame({"random": 0.9, "kstarts": 0.95}, seeds=4)
+    runs = runs[~((runs["method"] == "random") & (runs["seed"] == 0))]
+    row = summarise(runs).query("method == 'kstarts'").iloc[0]
+    assert row["runs"] == 4
+    assert row["difference"] == pytest.approx(0.05)
+
+
+def test_a_single_seed_has_no_intervals() -> None:
+    table = summarise(runs_frame({"random": 0.9, "kstarts": 0.95}, seeds=1))
+    assert table["test_mean"].notna().all()
+    assert table[["test_low", "test_high", "difference_low", "difference_p"]].isna().all(axis=None)
+
+
+def test_validation_speaks_while_the_test_split_is_locked() -> None:
+    runs = runs_frame({"random": 0.9, "kstarts": 0.95}).assign(test_score=None)
+    assert score_column(runs) == "val_score"
+    table = summarise(runs)
+    assert table["test_mean"].isna().all()
+    assert table.query("method == 'kstarts'")["difference"].to_numpy() == pytest.approx(0.05)
+
+
+def test_an_open_sparsity_stands_last() -> None:
+    runs = pd.concat([runs_frame({"dissipating": 0.9}, (math.nan,)), runs_frame({"random": 0.9, "dense": 1.0})])
+    table = summarise(runs)
+    last = table.iloc[-1]
+    assert last["method"] == "dissipating"
+    assert math.isnan(last["sparsity"])
+    assert last["sparsity_obtained"] == pytest.approx(0.87)
+    assert list(table["sparsity"].isna()) == [False] * (len(table) - 1) + [True]
+
+
+def test_runs_that_cannot_be_compared_are_refused() -> None:
+    runs = pd.concat([runs_frame({"random": 0.9}), runs_frame({"random": 0.9}, data="mnist")])
+    with pytest.raises(InputError, match="several kinds"):
+        summarise(runs)

@@ -1,0 +1,323 @@
+"""The run folder: whole or not there, answered from disk, and never somebody else's."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import evoprune as ep
+from evoprune import runs
+from evoprune.errors import DamagedFile, InputError, TrainingFailed, UnknownName
+from evoprune.methods import METHODS
+
+FILES = ["history.csv", "log.txt", "result.json", "ticket.safetensors", "trace.csv"]
+KEYS = {
+    *("method", "data", "model", "seed", "sparsity", "sparsity_obtained", "prunable", "survivors", "layers", "metric"),
+    *("val_score", "test_score", "val_accuracy", "test_accuracy", "ledger", "mask_hash", "out"),
+}
+
+
+@pytest.fixture(scope="module")
+def problem() -> ep.Problem:
+    return ep.Problem("mlp:16", "digits", seed=0)
+
+
+def run(problem: ep.Problem, out: Path | None, method: str = "random", **options: Any) -> dict[str, Any]:
+    return runs.run(method, problem, out=out, **{"sparsity": 0.8, "epochs": 2, "engine": "loop", **options})
+
+
+@pytest.fixture(scope="module")
+def finished(problem: ep.Problem, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("runs") / "nested" / "random"
+    return out, run(problem, out)
+
+
+class Trained(Exception):
+    """The method was called."""
+
+
+@pytest.fixture
+def untrainable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise Trained
+
+    monkeypatch.setattr(type(METHODS["random"]), "__call__", fail)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+# ---- what a run leaves -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_holds_the_files_and_nothing_else(finished: tuple[Path, dict[str, Any]]) -> None:
+    assert sorted(path.name for path in finished[0].iterdir()) == FILES
+
+
+def test_the_result_says_everything(finished: tuple[Path, dict[str, Any]], problem: ep.Problem) -> None:
+    out, result = finished
+    assert set(result) >= KEYS
+    assert json.loads((out / "result.json").read_text()) == result
+    assert result["sparsity"] == 0.8
+    assert result["survivors"] == problem.space.budget(0.8) == sum(layer["survivors"] for layer in result["layers"])
+    assert [tuple(layer["shape"]) for layer in result["layers"]] == list(problem.space.shapes)
+    assert result["prunable"] == problem.prunable
+    assert result["test_score"] is result["test_accuracy"] is None
+    assert result["val_score"] == result["val_accuracy"]
+    assert result["ledger"]["engine"] == "loop"
+    assert result["ledger"]["wall_s"] > 0
+
+
+def test_the_files_agree_with_the_result(finished: tuple[Path, dict[str, Any]]) -> None:
+    out, result = finished
+    ticket = ep.Ticket.load(out / "ticket.safetensors")
+    assert ticket.mask.hash == result["mask_hash"]
+    history, trace = pd.read_csv(out / "history.csv"), pd.read_csv(out / "trace.csv")
+    assert list(history["epoch"]) == [1, 2]
+    assert history["val_accuracy"].iloc[-1] == result["val_accuracy"]
+    assert set(trace["individual"]) == {0}
+
+
+def test_the_log_is_kept(finished: tuple[Path, dict[str, Any]]) -> None:
+    text = (finished[0] / "log.txt").read_text()
+    assert text.splitlines()[0].endswith(finished[1]["arguments"]["hash"])
+    assert '"epochs": 2' in text
+
+
+def test_what_the_package_logs_goes_to_the_file(problem: ep.Problem, tmp_path: Path) -> None:
+    run(problem, tmp_path / "auto", engine="auto")
+    assert "engine auto: " in (tmp_path / "auto" / "log.txt").read_text()
+    assert logging.getLogger("evoprune").level == logging.NOTSET
+    assert not [h for h in logging.getLogger("evoprune").handlers if isinstance(h, logging.FileHandler)]
+
+
+def test_without_out_it_goes_to_runs(problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(problem, None)
+    [folder] = (tmp_path / "runs").iterdir()
+    assert result["out"] == str(Path("runs") / folder.name)
+    assert folder.name.endswith(f"-random-{result['arguments']['hash'][:8]}")
+
+
+def test_reconstruction_is_scored_by_its_error(tmp_path: Path) -> None:
+    result = run(ep.Problem("autoencoder", "digits"), tmp_path / "run", epochs=1, test=True)
+    assert result["metric"] == "mse"
+    assert result["val_accuracy"] is result["test_accuracy"] is None
+    assert 0 < result["val_score"] < 5
+    assert 0 < result["test_score"] < 5
+
+
+def test_a_sparsity_that_is_an_outcome_is_asked_by_nobody(problem: ep.Problem, tmp_path: Path) -> None:
+    result = run(problem, tmp_path / "run", "dissipating", sparsity=None, rule="fraction", delta=0.2, epochs=3)
+    assert result["sparsity"] is None
+    assert 0 < result["sparsity_obtained"] < 1
+
+
+@pytest.mark.parametrize(("method", "asked"), [("random", 0.95), ("dissipating", 0.95), ("dense", 0.0)])
+def test_the_default_sparsity(problem: ep.Problem, method: str, asked: float) -> None:
+    arguments = runs.Arguments.of(METHODS[method], problem, {"epochs": 3})
+    assert arguments.options["sparsity"] == asked
+
+
+# ---- the same arguments ------------------------------------------------------------------------------------------
+
+
+def test_the_same_run_is_answered_from_disk(
+    finished: tuple[Path, dict[str, Any]], problem: ep.Problem, untrainable: None
+) -> None:
+    before = contents(finished[0])
+    assert run(problem, finished[0]) == finished[1]
+    assert run(problem, finished[0], batch_size=None, momentum=0.9) == finished[1], "a default said aloud is the same run"
+    assert contents(finished[0]) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"epochs": 3}, "epochs=2, not 3"), ({"lr": 0.1}, "lr=None, not 0.1"), ({"seed": 1}, "seed=0, not 1")],
+)
+def test_another_run_is_not_overwritten(
+    finished: tuple[Path, dict[str, Any]], problem: ep.Problem, untrainable: None, options: dict[str, Any], named: str
+) -> None:
+    before = contents(finished[0])
+    with pytest.raises(InputError, match=named):
+        run(problem, finished[0], **options)
+    with pytest.raises(InputError, match="method random, not dense"):
+        run(problem, finished[0], method="dense")
+    with pytest.raises(InputError, match="initial weights"):
+        run(problem.with_seed(1), finished[0])
+    assert contents(finished[0]) == before
+
+
+def test_a_default_that_changed_is_another_run(problem: ep.Problem, tmp_path: Path) -> None:
+    run(problem, tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    result = json.loads(path.read_text())
+    result["arguments"]["options"]["momentum"] = 0.8
+    path.write_text(json.dumps(result))
+    with pytest.raises(InputError, match=r"momentum=0\.8, not 0\.9"):
+        run(problem, tmp_path / "run")
+    del result["arguments"]["options"]["momentum"]  # a run from before there was such an option
+    path.write_text(json.dumps(result))
+    assert run(problem, tmp_path / "run")["mask_hash"] == result["mask_hash"]
+
+
+def test_an_interrupted_run_starts_again_in_its_folder(
+    problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(ep.Ticket, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run(problem, tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.txt"]
+    (tmp_path / "run" / ".result.json.0123456789ab.tmp").write_text("{")  # what kill -9 leaves of an atomic write
+    assert run(problem, tmp_path / "run")["survivors"] == problem.space.budget(0.8)
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "stopped: KeyboardInterrupt" in log
+    with pytest.raises(InputError, match="epochs=2, not 5"):
+        run(problem, tmp_path / "run", epochs=5)
+
+
+def test_the_test_split_is_opened_when_asked_and_kept(problem: ep.Problem, tmp_path: Path) -> None:
+    locked = run(problem, tmp_path / "run")
+    opened = run(problem, tmp_path / "run", test=True)
+    assert opened["mask_hash"] == locked["mask_hash"]
+    assert opened["ledger"] == locked["ledger"], "nothing was trained again"
+    known = ep.Ticket.load(tmp_path / "run" / "ticket.safetensors", problem=problem).test()
+    assert opened["test_score"] == opened["test_accuracy"] == known["accuracy"]
+    assert (tmp_path / "run" / "log.txt").read_text().count("opened: run --test") == 1
+    assert run(problem, tmp_path / "run", test=True) == opened
+    assert (tmp_path / "run" / "log.txt").read_text().count("opened: run --test") == 1
+    assert run(problem, tmp_path / "run")["test_score"] is None, "nobody asked"
+
+
+# ---- refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"sparsity": 1.0}, InputError),
+        ({"sparsity": 0.9999}, InputError),
+        ({"epochs": 0}, InputError),
+        ({"seed": -1}, InputError),
+        ({"criterion": "gradd"}, UnknownName),
+        ({"engine": "fast"}, UnknownName),
+        ({"device": "tpu"}, InputError),
+        ({"allocation": "even"}, UnknownName),
+        ({"optimizer": "lbfgs"}, InputError),
+        ({"kk": 3}, UnknownName),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(
+    problem: ep.Problem, tmp_path: Path, untrainable: None, options: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        run(problem, tmp_path / "a" / "b", method="kstarts", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"selection_epochs": 5}, {"form": "both"}, {"eta": 1, "rungs": [1]}])
+def test_a_run_that_the_method_refuses_leaves_no_folder(problem: ep.Problem, tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        run(problem, tmp_path / "a" / "b", method="kstarts", **options)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError):
+        run(problem, tmp_path / "empty", method="kstarts", **options)
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["mine.txt", "log.txt", ".hidden"])
+def test_a_foreign_folder_is_not_touched(problem: ep.Problem, tmp_path: Path, untrainable: None, name: str) -> None:
+    (tmp_path / name).write_text("keep me")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="--out"):
+        run(problem, tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_is_no_folder(problem: ep.Problem, tmp_path: Path, untrainable: None) -> None:
+    (tmp_path / "file").write_text("keep me")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match="--out"):
+            run(problem, out)
+    assert (tmp_path / "file").read_text() == "keep me"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused_before_any_work(problem: ep.Problem, tmp_path: Path, untrainable: None) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        for out in (tmp_path, tmp_path / "run"):
+            with pytest.raises(InputError):
+                run(problem, out)
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_failed_run_says_why_in_its_log_and_can_be_repeated(problem: ep.Problem, tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(TrainingFailed):
+            run(problem, tmp_path / "run", lr=1e9)
+    assert "NaN" in (tmp_path / "run" / "log.txt").read_text()
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_damaged_result_is_named(problem: ep.Problem, tmp_path: Path, untrainable: None) -> None:
+    (tmp_path / "result.json").write_text('{"method": "rand')
+    with pytest.raises(DamagedFile, match=r"result\.json"):
+        run(problem, tmp_path)
+
+
+# ---- many runs ---------------------------------------------------------------------------------------------------
+
+
+def test_runs_load_as_one_frame(problem: ep.Problem, tmp_path: Path) -> None:
+    first = run(problem, tmp_path / "a" / "one")
+    second = run(problem, tmp_path / "b", "kstarts", k=2, selection_epochs=1, test=True)
+    frame = ep.load_runs(tmp_path)
+    assert list(frame["method"]) == ["random", "kstarts"]
+    assert list(frame["out"]) == [str(tmp_path / "a" / "one"), str(tmp_path / "b")]
+    assert list(frame["epochs"]) == [2, 2]
+    assert frame["k"].isna().tolist() == [True, False]
+    assert list(frame["samples"]) == [first["ledger"]["samples"], second["ledger"]["samples"]]
+    assert list(frame["engine"]) == ["loop", "loop"]
+    assert math.isnan(frame["test_score"].iloc[0])
+    assert frame["test_score"].iloc[1] == second["test_score"]
+
+
+def test_a_moved_run_is_found_where_it_lies(problem: ep.Problem, tmp_path: Path) -> None:
+    run(problem, tmp_path / "before")
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert list(ep.load_runs(tmp_path)["out"]) == [str(tmp_path / "after")]
+    assert run(problem, tmp_path / "after")["out"] == str(tmp_path / "after")
+
+
+def test_what_is_damaged_is_left_out_and_named(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    for name, text in (
+        ("good", (finished[0] / "result.json").read_text()),
+        ("cut", '{"meth'),
+        ("other", '{"a": 1}'),
+        ("list", "[]"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(text)
+    with pytest.warns(UserWarning, match="3 of 4 runs left out") as caught:
+        frame = ep.load_runs(tmp_path)
+    assert len(frame) == 1
+    assert all(str(tmp_path / name) in str(caught[0].message) for name in ("cut", "other", "list"))
+
+
+def test_no_folder_is_refused_and_an_empty_one_is_empty(tmp_path: Path) -> None:
+    assert len(ep.load_runs(tmp_path)) == 0
+    with pytest.raises(InputError, match="no folder"):
+        ep.load_runs(tmp_path / "absent")
