@@ -207,9 +207,8 @@ def main() -> int:
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=1) + "\n")
     print(table(rows))
-    print(
-        f"limits {'kept' if kept else 'NOT kept'}, memory {'kept' if small else 'NOT kept'}; load {load:.1f} on {os.cpu_count()} cores"
-    )
+    kept_words = [f"{what} {'kept' if well else 'NOT kept'}" for what, well in (("limits", kept), ("memory", small))]
+    print(f"{', '.join(kept_words)}; load {load:.1f} on {os.cpu_count()} cores")
     return 0 if kept and small else 1
 
 

@@ -10,6 +10,7 @@ from evoprune.masks.sampling import Flags, random_subset
 __all__ = [
     "added",
     "changed",
+    "changed_by_rank",
     "count_common",
     "exchanged",
     "lost",
@@ -27,17 +28,26 @@ NONE = np.zeros(0, dtype=np.int64)
 def swapped(survivors: Indices, size: int, number: int, draw: np.random.Generator) -> Indices:
     """`survivors` with `number` random ones exchanged for indices that were not among them, sorted."""
     leaving = random_subset(draw, len(survivors), number)
-    return changed(survivors, leaving, outside(survivors, random_subset(draw, size - len(survivors), number)))
+    return changed_by_rank(survivors, leaving, random_subset(draw, size - len(survivors), number))
 
 
 def lost(survivors: Indices, number: int, draw: np.random.Generator) -> Indices:
     """`survivors` without `number` random ones."""
-    return changed(survivors, random_subset(draw, len(survivors), number), NONE)
+    return changed_by_rank(survivors, random_subset(draw, len(survivors), number), NONE)
 
 
 def added(survivors: Indices, size: int, number: int, draw: np.random.Generator) -> Indices:
     """`survivors` with `number` random indices more."""
-    return changed(survivors, NONE, outside(survivors, random_subset(draw, size - len(survivors), number)))
+    return changed_by_rank(survivors, NONE, random_subset(draw, size - len(survivors), number))
+
+
+def changed_by_rank(survivors: Indices, leaving: Indices, ranks: Indices) -> Indices:
+    """`survivors` without those at the sorted positions `leaving`, and with the indices at `ranks` among all others."""
+    from evoprune.evolution.operators import kernels
+
+    out = np.empty(len(survivors) - len(leaving) + len(ranks), dtype=np.int64)
+    kernels.changed_by_rank(survivors, leaving, ranks, out)
+    return out
 
 
 def changed(survivors: Indices, leaving: Indices, entering: Indices) -> Indices:
