@@ -90,7 +90,7 @@ def test_the_initial_weights_are_the_problems_under_the_mask() -> None:
 def test_in_torchs_prune_form_it_survives_copies_state_dicts_and_adamw_with_decay(name: str) -> None:
     problem = PROBLEMS[name]()
     made = ticket(problem)
-    pruned = made.to_torch_prune(problem.module()).eval()
+    pruned = copy.deepcopy(made.to_torch_prune(problem.module())).eval()
     x, y = problem.split("train").inputs, problem.split("train").targets
     with torch.no_grad():
         assert torch.allclose(pruned(x), made.module()(x), atol=1e-6)
