@@ -180,6 +180,11 @@ class BatchMap:
             self._counted.add(record.key.id)
             self.ledger += Ledger(**record.cost)
 
+    @property
+    def counted(self) -> int:
+        """Evaluations whose cost is in the ledger."""
+        return len(self._counted)
+
     def _tell(self, individual: Any, record: Record) -> None:
         """Leave on an individual what became of it."""
         with suppress(AttributeError):  # a class with slots does without

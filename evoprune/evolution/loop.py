@@ -83,7 +83,8 @@ def generations(
 
     repetitions: how often at most an individual is evaluated. Those that stay, and those in the hall of fame, are evaluated
     once more each generation with another training seed; their fitness is the mean, `individual.scores` holds the values.
-    So no elite keeps a lucky score. 1 leaves that out; it is also left out under a replaced `evaluate` or `map`.
+    So no elite keeps a lucky score. 1 leaves that out; it is also left out under a replaced `evaluate` or `map`, and where the
+    fitness is a tournament (`rungs=`): there everybody competes anew, and the hall of fame is of the generation.
 
     The same script with a journal goes on where it was killed, as with DEAP's own loops.
     """
@@ -92,7 +93,10 @@ def generations(
     hall = tools.HallOfFame(1) if halloffame is None else halloffame
     objectives = toolbox.map.trainer.names if isinstance(toolbox.map, BatchMap) else None
     own = isinstance(toolbox.map, BatchMap) and core(toolbox.evaluate) is toolbox.map.evaluator
-    elites = Elites(toolbox.map if own else None, repetitions)
+    whole = own and toolbox.map.trainer.whole
+    if whole and lambda_ is not None and not comma:
+        raise InputError("the fitness of a tournament compares within one generation only: set comma=True, or drop lambda_=")
+    elites = Elites(toolbox.map if own and not whole else None, repetitions)
     logbook = tools.Logbook()
     logbook.header = ["gen", "nevals", "again", *(stats.fields if stats else []), "diversity"]
     genealogy: Genealogy | None = None
@@ -104,6 +108,10 @@ def generations(
             offspring = algorithms.varOr(parents, toolbox, lambda_, cxpb, mutpb)
         else:
             offspring = algorithms.varAnd(toolbox.select(parents, len(parents)), toolbox, cxpb, mutpb)
+        if whole:  # who was not varied competes anew, in this generation
+            for individual in offspring:
+                del individual.fitness.values
+            hall.clear()
         fresh = [individual for individual in offspring if not individual.fitness.valid]
         for individual, values in zip(fresh, toolbox.map(toolbox.evaluate, fresh), strict=True):
             individual.fitness.values = values

@@ -70,8 +70,9 @@ class Method:
         epochs = options.get("epochs", 1)
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
             raise InputError(f"epochs={epochs!r} is not usable: give a whole number >= 1")
-        if options.get("sparsity") is not None:
-            check_sparsity(options["sparsity"])
+        asked = options.get("sparsity")
+        for one in asked if isinstance(asked, (tuple, list)) else () if asked is None else (asked,):
+            check_sparsity(one)
         if isinstance(options.get("allocation"), str):
             ALLOCATIONS[options["allocation"]]  # also where it would not be used
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -34,6 +35,9 @@ class _Worker:
 
         torch.set_num_threads(threads)
         self.trainer = trainer
+
+    def ready(self) -> bool:
+        return True
 
     def plan(self) -> tuple[str, int]:
         return self.trainer.plan()
@@ -71,7 +75,8 @@ class RayExecutor:
         self.resources = dict(resources or {})
         self._ray = _connect(address)
         self._check_room()
-        self._actors: list[Any] = []
+        self._idle: list[Any] = []
+        self._starting: dict[Any, Any] = {}
         self._trainer: Trainer | None = None
         self._sent: Any = None
 
@@ -94,7 +99,10 @@ class RayExecutor:
         return str(name), int(rows)
 
     def run(self, trainer: Trainer, chunks: Chunks) -> Generator[list[Finished], None, None]:
-        """Keep every actor busy with one sub-batch; see `Executor`."""
+        """Keep every actor busy with one sub-batch; see `Executor`.
+
+        Only an actor that has started is given work: one that finds no room in the cluster keeps nobody waiting.
+        """
         if trainer is not self._trainer:
             self.close()
             self._trainer, self._sent = trainer, self._ray.put(trainer)
@@ -103,50 +111,70 @@ class RayExecutor:
         heard = time.monotonic()
         try:
             while chunks or flying or lost:
-                while len(flying) < self.workers and (lost or chunks):
-                    chunk, actor = lost.popleft() if lost else chunks.take(), self._free()
+                while self._idle and (lost or chunks):
+                    chunk, actor = lost.popleft() if lost else chunks.take(), self._idle.pop()
                     flying[actor.train.remote(chunk.jobs)] = (chunk, actor)
-                done, _ = self._ray.wait(list(flying), num_returns=1, timeout=PATIENCE)
-                if not done:
-                    heard = self._wait_on(heard, flying)
-                for reference in done:
+                self._start(self.workers - len(flying) - len(self._starting))
+                done, _ = self._ray.wait([*flying, *self._starting], num_returns=1, timeout=PATIENCE)
+                if done or flying:
                     heard = time.monotonic()
-                    chunk, actor = flying.pop(reference)
-                    yield from self._collect(reference, chunk, actor, chunks, lost)
+                self._complain(time.monotonic() - heard)
+                for reference in done:
+                    if reference in flying:
+                        yield from self._collect(reference, *flying.pop(reference), chunks, lost)
+                    else:
+                        self._greet(reference)
         finally:
             for _, actor in flying.values():  # the caller has stopped: nobody waits for these
                 self._ray.kill(actor)
 
+    def _start(self, missing: int) -> None:
+        """Ask for actors."""
+        for _ in range(missing - len(self._idle)):
+            actor = self._actor(self._sent)
+            self._starting[actor.ready.remote()] = actor
+
+    def _greet(self, reference: Any) -> None:
+        """An actor has started, or could not."""
+        actor = self._starting.pop(reference)
+        try:
+            self._ray.get(reference)
+        except self._lost as error:
+            log.warning("a Ray worker did not start (%s): another is asked for", type(error).__name__)
+        except self._ray.exceptions.RayTaskError as error:
+            raise InputError(f"Ray workers cannot run this problem: {' '.join(str(error.cause).split())[:300]}") from error
+        else:
+            self._idle.append(actor)
+
     def _collect(self, reference: Any, chunk: Chunk, actor: Any, chunks: Chunks, lost: deque[Chunk]) -> Iterator[list[Finished]]:
-        exceptions = self._ray.exceptions
         try:
             results: list[Finished] = self._ray.get(reference)
-        except (exceptions.RayActorError, exceptions.ObjectLostError, exceptions.NodeDiedError) as error:
+        except self._lost as error:
             if chunk.attempts < LOSSES:
                 log.warning("a Ray worker was lost with %d networks: they are trained elsewhere", len(chunk.jobs))
                 lost.append(Chunk(chunk.jobs, chunk.attempts + 1))
             else:  # so many in a row: it may be the masks
                 yield from chunks.failed(chunk, WorkerDied(f"a Ray worker died ({type(error).__name__})"))
-        except exceptions.RayTaskError as error:
-            self._actors.append(actor)
+        except self._ray.exceptions.RayTaskError as error:
+            self._idle.append(actor)
             yield from chunks.failed(chunk, error.cause if isinstance(error.cause, Exception) else error)
         else:
-            self._actors.append(actor)
+            self._idle.append(actor)
             yield results
 
-    def _wait_on(self, heard: float, flying: dict[Any, Any]) -> float:
-        """Say that the cluster keeps us waiting; an error when there is nobody to wait for."""
-        if any(node["Alive"] and node["Resources"].get("CPU", 0) >= self.threads for node in self._ray.nodes()):
-            return time.monotonic()  # they may just be training
-        silent = time.monotonic() - heard
+    def _complain(self, silent: float) -> None:
+        """Nothing trains: say so, and give up when patience is at an end."""
         if silent > self.patience:
-            raise EvopruneError(f"no Ray node for {silent:.0f} s: what is finished is kept, add a node and run again")
-        log.warning("the Ray cluster has no node for %d sub-batches: waiting", len(flying))
-        return heard
+            raise EvopruneError(
+                f"no Ray worker could start for {silent:.0f} s: what is finished is kept, add a node and run again (`ray status`)"
+            )
+        if silent > PATIENCE / 2:
+            log.warning("no Ray worker has room for %.0f s: waiting for a node", silent)
 
-    def _free(self) -> Any:
-        """An actor that waits for work, a new one when there is none."""
-        return self._actors.pop() if self._actors else self._actor(self._sent)
+    @property
+    def _lost(self) -> tuple[type[Exception], ...]:
+        known = self._ray.exceptions
+        return known.RayActorError, known.ObjectLostError, known.NodeDiedError
 
     def _actor(self, trainer: Any) -> Any:
         options: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus, "max_restarts": 0}
@@ -158,9 +186,9 @@ class RayExecutor:
 
     def close(self) -> None:
         """Let the actors go."""
-        for actor in self._actors:
+        for actor in (*self._idle, *self._starting.values()):
             self._ray.kill(actor)
-        self._actors, self._trainer, self._sent = [], None, None
+        self._idle, self._starting, self._trainer, self._sent = [], {}, None, None
 
     def __repr__(self) -> str:
         return f"RayExecutor(workers={self.workers}, threads={self.threads}, gpus={self.gpus})"
@@ -174,13 +202,16 @@ def _connect(address: str | None) -> Any:
     if ray.is_initialized():
         return ray
     try:
+        if address is not None and ":" in address:  # Ray itself would try for minutes
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if address is None else None,
         )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"no Ray cluster answers at address={address!r} ({reason}): start one with `ray start --head`, or leave address= out"

@@ -1,0 +1,60 @@
+"""The first population of a search: random masks, and those of scorers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deap import base
+
+from evoprune import seeds
+from evoprune.errors import InputError
+from evoprune.masks.allocation import Allocation
+from evoprune.problems.problem import Problem
+from evoprune.registry import one_of
+from evoprune.training.ledger import Ledger
+
+__all__ = ["check_first", "first_population"]
+
+
+def check_first(first: Sequence[str]) -> None:
+    """Raises `InputError` unless every name is "random" or a scorer."""
+    from evoprune.methods.scorers import SCORERS
+
+    if isinstance(first, str) or not first:
+        raise InputError(f"first={first!r} is not usable: give names in a sequence, as in ('random', 'synflow')")
+    for name in first:
+        one_of("source of the first population", name, ("random", *SCORERS))
+
+
+def first_population(
+    toolbox: base.Toolbox,
+    problem: Problem,
+    n: int,
+    first: Sequence[str],
+    *,
+    sparsity: float | tuple[float, float],
+    allocation: Allocation,
+    seed: int,
+) -> tuple[list[Any], Ledger]:
+    """n individuals, taken in turns from the sources `first`, and what scoring cost.
+
+    Each draw of a scorer has a seed of its own; one whose mask does not depend on it (`magnitude`) gives one individual, and
+    random masks take the other places.
+    """
+    from evoprune.methods.scorers import SCORERS
+
+    ledger, population = Ledger(), toolbox.population(n=n)
+    seen: set[str] = set()
+    for place, individual in enumerate(population):
+        name = first[place % len(first)]
+        if name == "random":
+            continue
+        one = 1 - individual.mask.count / problem.prunable
+        own = one if isinstance(sparsity, (tuple, list)) else sparsity
+        mask, cost = SCORERS[name].select(problem, sparsity=own, seed=seeds.derive(seed, "first", place))
+        ledger += cost
+        if mask.hash not in seen:
+            seen.add(mask.hash)
+            individual.mask, individual.lineage = mask, {"operator": name, "parents": []}
+    return population, ledger
