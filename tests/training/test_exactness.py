@@ -88,8 +88,6 @@ def problem(name: str) -> Problem:
 @pytest.mark.parametrize("engine", ["loop", "dense", "sparse"])
 @pytest.mark.parametrize("name", NAMES[:3])
 def test_training_with_decay_keeps_every_count_at_twenty_sparsities(name: str, engine: str, optimizer: str) -> None:
-    if engine == "sparse" and name == "lenet5":
-        pytest.skip("the sparse engine tests its convolutions beside it")
     own = problem(name)
     sparsities = [s for s in SPARSITIES if own.space.budget(s) >= len(own.space)]
     masks = [random_mask(own.space, sparsity=sparsity, seed=seed) for seed, sparsity in enumerate(sparsities)]

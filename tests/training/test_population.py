@@ -187,8 +187,6 @@ def makers() -> list[Any]:
 @pytest.mark.parametrize("make", makers())
 def test_a_row_is_bitwise_the_same_whoever_trains_with_it(make: Callable[[], Problem], engine: str, optimizer: str) -> None:
     problem = make()
-    if engine == "sparse" and not problem.model_name.startswith("mlp"):
-        pytest.skip("the sparse engine is tested on its own models beside it")
     masks = random_masks(problem.space, ROWS, sparsity=0.7)
     options = {"engine": engine, "optimizer": optimizer, "weight_decay": 1e-3, "horizon": 2}
     together = population(problem, masks=masks, **options).train(2)
@@ -203,7 +201,7 @@ def test_a_row_is_bitwise_the_same_whoever_trains_with_it(make: Callable[[], Pro
             assert together.trace.last("val_loss")[row] == some.trace.last("val_loss")[position]
 
 
-@pytest.mark.parametrize("engine", ["loop", pytest.param("dense", marks=COLUMNS)])
+@pytest.mark.parametrize("engine", ["loop", "sparse", pytest.param("dense", marks=COLUMNS)])
 def test_a_row_behind_batch_norm_of_features_is_bitwise_the_same_whoever_trains_with_it(engine: str) -> None:
     problem = own(Residual)
     masks = random_masks(problem.space, ROWS, sparsity=0.7)
