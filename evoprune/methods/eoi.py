@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from evoprune.errors import InputError
 from evoprune.masks.allocation import Allocation
 from evoprune.methods.registry import method
 from evoprune.problems.problem import Problem
@@ -31,6 +32,9 @@ def eoi(
     gain: √2 for a network with ReLUs, else 1. Cost: no pass over data. For a mask that is chosen already see the training
     option init="eoi".
     """
+    for name in ("init", "rescale", "own_weights"):
+        if training.pop(name, None) not in (None, False, "problem"):
+            raise InputError(f"{name}= would undo the weights of the method eoi: leave it out")
     sigma = gain_of(problem.module()) if gain is None else gain
     mask, weights = exact_orthogonal(problem.space, sparsity, allocation, seed, gain=sigma)
     start = {**problem.initial_weights(), **weights}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from torch import Tensor
 
 from evoprune.errors import InputError
 from evoprune.masks.allocation import Allocation, allocate
@@ -41,54 +39,38 @@ def imp(
     scope: "global" ranks all layers together, "layer" each on its own, towards the counts of `allocation`.
     Cost: 1 + ln(d)/ln(1 - rate) trainings for the density d, the first of the dense network.
     """
-    if training.pop("own_weights", False):
-        raise InputError("own_weights=True has no meaning for one network: leave it out")
-    start = [problem.initial_weights()]
-    return prune_and_rewind(
-        problem,
-        start,
-        sparsity,
-        epochs=epochs,
-        rate=rate,
-        rewind=rewind,
-        scope=scope,
-        allocation=allocation,
-        seed=seed,
-        **training,
-    ).ticket()
+    generation = Population(problem, [Mask.full(problem.space)], horizon=epochs, seed=seed, **training)
+    return prune_and_rewind(generation, sparsity, rate=rate, rewind=rewind, scope=scope, allocation=allocation).ticket()
 
 
 def prune_and_rewind(
-    problem: Problem,
-    weights: Sequence[Mapping[str, Tensor]],
+    generation: Population,
     sparsity: float,
     *,
-    epochs: int,
     rate: float = 0.2,
     rewind: int = 0,
     scope: str = "global",
     allocation: Allocation = "erk",
-    seed: int = 0,
-    **training: Any,
 ) -> Population:
-    """The last round's population: one network for each of the initial `weights`, its ledger with all rounds in it."""
+    """Train every (dense) network of `generation`, prune and rewind, in rounds of its horizon; returns the last round's.
+
+    Its ledger has all rounds in it. Each round is a new population, so that `engine="auto"` follows the sparsity.
+    """
     check_share(rate=rate)
+    problem, epochs, seed = generation.problem, generation.horizon, generation.seed
     if isinstance(rewind, bool) or not isinstance(rewind, int) or not 0 <= rewind < epochs:
         raise InputError(f"rewind={rewind!r} is not usable: give whole epochs, fewer than the {epochs} of a round")
     layerwise = one_of("scope", scope, ("global", "layer")) == "layer"
     final = allocate(problem.space, sparsity, allocation if layerwise else "erk")
-    generation = Population(
-        problem, [Mask.full(problem.space)] * len(weights), horizon=epochs, seed=seed, weights=weights, **training
-    )
     generation.train(rewind)
-    start = [generation.parameters.row(row) for row in range(len(weights))]
+    start = [generation.parameters.row(row) for row in range(len(generation))]
     generation.train(epochs - rewind)
     for budget in rounds(problem.prunable, sum(final), rate):
         masks = [
             _smaller(mask, magnitudes(generation, row), budget, final if layerwise else None)
             for row, mask in enumerate(generation.masks)
         ]
-        spent = generation.ledger
+        spent, training = generation.ledger, generation.training.as_dict()
         generation = Population(problem, masks, horizon=epochs, seed=seed, weights=start, **training)
         generation.steps = rewind * generation.batches.per_epoch  # batches and schedule go on from there
         generation.train(epochs - rewind)

@@ -1,0 +1,263 @@
+"""Rivals that prune while they train: exact counts on the way, what leaves, what enters, and what it costs."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import evoprune as ep
+from evoprune.errors import InputError
+from evoprune.masks.mask import Mask
+from evoprune.masks.sampling import random_masks
+from evoprune.methods.gradual_magnitude import prune_gradually
+from evoprune.methods.imp import prune_and_rewind, rounds
+from evoprune.methods.rewiring import magnitudes
+from evoprune.methods.rigl import rewire_by_gradient
+from evoprune.methods.set_ import rewire_at_random
+from evoprune.testing import tiny_problem
+from tests.methods.test_scorers import SIX
+
+RIVALS = {"imp": {"rate": 0.9}, "gradual_magnitude": {}, "set": {}, "rigl": {"every": 2}}
+OPTIONS = {"engine": "loop", "batch_size": 9}
+
+
+@pytest.fixture(scope="module")
+def tiny() -> ep.Problem:
+    return tiny_problem()
+
+
+def population(problem: ep.Problem, k: int = 1, *, sparsity: float = 0.8, horizon: int = 4, **options: object) -> ep.Population:
+    masks = random_masks(problem.space, k, sparsity=sparsity, seed=1) if sparsity else [Mask.full(problem.space)] * k
+    return ep.Population(problem, masks, horizon=horizon, **{**OPTIONS, **options})
+
+
+def values(generation: ep.Population, row: int = 0) -> dict[str, np.ndarray]:
+    return {name: generation.parameters.row(row)[name].numpy().ravel() for name in generation.problem.space.names}
+
+
+# ---- populations in steps ---------------------------------------------------------------------------------------------
+
+
+def test_steps_and_epochs_are_the_same_training(tiny: ep.Problem) -> None:
+    whole, steps, resumed = (population(tiny, 2) for _ in range(3))
+    whole.train(4)
+    steps.train_steps(whole.batches.per_epoch + 3)
+    resumed.restore(steps.state()).train_steps(whole.steps - steps.steps)
+    steps.train_steps(2).train_steps(whole.steps - steps.steps)
+    for other in (steps, resumed):
+        assert other.trace.frame().equals(whole.trace.frame())
+        assert all(torch.equal(leaf, other.parameters.leaves()[name]) for name, leaf in whole.parameters.leaves().items())
+        assert other.ledger.survivor_updates == whole.ledger.survivor_updates
+
+
+def test_an_epoch_is_not_begun_within_another(tiny: ep.Problem) -> None:
+    generation = population(tiny).train_steps(1)
+    with pytest.raises(InputError, match="train_steps"):
+        generation.train(1)
+    with pytest.raises(InputError, match="beyond the horizon"):
+        generation.train_steps(1000)
+    with pytest.raises(InputError, match="whole number"):
+        generation.train_steps(1.5)  # type: ignore[arg-type]
+
+
+# ---- all of them ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_counts_are_exact_on_six_models(name: str) -> None:
+    for model, data in SIX.items():
+        problem = ep.Problem(model, data)
+        options = {"engine": "loop", "device": "cpu", "epochs": 2, "batch_size": 20, "lr": 0.001, **RIVALS[name]}
+        mask = ep.methods[name](problem, sparsity=0.9, **options).mask
+        assert mask.count == problem.space.budget(0.9), model
+        if name in ("set", "rigl"):
+            assert mask.counts == ep.random_mask(problem.space, sparsity=0.9).counts, model
+            assert mask != ep.random_mask(problem.space, sparsity=0.9), model
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("name", ["imp", "gradual_magnitude"])
+def test_scopes(name: str, scope: str, tiny: ep.Problem) -> None:
+    options = {**OPTIONS, **RIVALS[name], "epochs": 3, "scope": scope, "allocation": "uniform"}
+    mask = ep.methods[name](tiny, sparsity=0.8, **options).mask
+    uniform = ep.random_mask(tiny.space, sparsity=0.8, allocation="uniform").counts
+    assert (mask.counts == uniform) is (scope == "layer")
+    assert mask.count == sum(uniform)
+
+
+def test_rows_do_not_know_of_each_other(tiny: ep.Problem) -> None:
+    """Networks that train together end as they would alone, where the rule draws nothing."""
+    starts = [tiny.with_seed(seed).initial_weights() for seed in (0, 1)]
+    for rule, sparsity in ((rewire_by_gradient, 0.8), (lambda g: prune_gradually(g, 0.8), 0.0)):
+        masks = [population(tiny, 2, sparsity=sparsity).masks[row] for row in (0, 1)]
+        both = rule(ep.Population(tiny, masks, horizon=3, weights=starts, **OPTIONS))  # type: ignore[operator]
+        for row in (0, 1):
+            alone = rule(ep.Population(tiny, [masks[row]], horizon=3, weights=[starts[row]], **OPTIONS))  # type: ignore[operator]
+            assert alone.masks[0] == both.masks[row]
+            assert all(np.allclose(v, values(both, row)[name], atol=1e-6) for name, v in values(alone).items())
+
+
+def test_a_row_that_turned_nan_does_not_end_the_others(tiny: ep.Problem) -> None:
+    broken = {name: value * float("nan") for name, value in tiny.initial_weights().items()}
+    for rule, sparsity in ((rewire_by_gradient, 0.8), (rewire_at_random, 0.8), (lambda g: prune_gradually(g, 0.8), 0.0)):
+        masks = population(tiny, 2, sparsity=sparsity).masks
+        both = ep.Population(tiny, masks, horizon=2, weights=[tiny.initial_weights(), broken], **OPTIONS)
+        rule(both)  # type: ignore[operator]
+        assert both.trace.failed.tolist() == [False, True]
+        assert [mask.count for mask in both.masks] == [tiny.space.budget(0.8)] * 2
+
+
+# ---- set and rigl -----------------------------------------------------------------------------------------------------
+
+
+def one_rewiring(generation: ep.Population, rule: object, **options: object) -> tuple[Mask, dict[str, np.ndarray], Mask]:
+    """Mask and values just before the first change of the mask, and the mask just after it."""
+    seen: list[tuple[Mask, dict[str, np.ndarray], Mask]] = []
+    grow = generation.grow
+
+    def spy(masks: list[Mask]) -> ep.Population:
+        seen.append((generation.masks[0], values(generation), masks[0]))
+        return grow(masks)
+
+    generation.grow = spy  # type: ignore[method-assign, assignment]
+    rule(generation, **options)  # type: ignore[operator]
+    return seen[0]
+
+
+@pytest.mark.parametrize("rule", [rewire_at_random, rewire_by_gradient])
+def test_the_smallest_leave_and_as_many_enter(rule: object, tiny: ep.Problem) -> None:
+    options = {"every": 4} if rule is rewire_by_gradient else {}
+    generation = population(tiny, horizon=3)
+    before, weights, after = one_rewiring(generation, rule, **options)
+    end = int(0.75 * 3 * generation.batches.per_epoch)
+    share = 0.15 * (1 + math.cos(math.pi * 4 / end)) if options else 0.3
+    for name, old, new in zip(before.space.names, before.survivors, after.survivors, strict=True):
+        size = np.abs(weights[name])
+        gone, kept, come = np.setdiff1d(old, new), np.intersect1d(old, new), np.setdiff1d(new, old)
+        expected = min(int(share * len(old)), len(weights[name]) - len(old))
+        assert len(gone) == len(come) <= expected
+        assert len(gone) == expected or options  # a weight that leaves may have the largest gradient and come back
+        assert not len(gone) or size[gone].max() <= size[kept].min() or options
+        assert generation.masks[0].counts == before.counts
+
+
+def test_rigl_grows_where_the_gradient_is_largest(tiny: ep.Problem) -> None:
+    generation = population(tiny, horizon=3)
+    gradients: list[dict[str, torch.Tensor]] = []
+    ask = generation.dense_gradient
+    generation.dense_gradient = lambda: gradients.append(ask()) or gradients[-1]  # type: ignore[method-assign, assignment, func-returns-value]
+    before, weights, after = one_rewiring(generation, rewire_by_gradient, every=4)
+    for name, old, new in zip(before.space.names, before.survivors, after.survivors, strict=True):
+        count = int(0.15 * (1 + math.cos(math.pi * 4 / int(0.75 * generation.steps))) * len(old))
+        count = min(count, len(weights[name]) - len(old))
+        slope = gradients[0][name][0].abs().flatten().numpy()
+        stay = old[np.sort(np.argsort(-np.abs(weights[name][old]), kind="stable")[: len(old) - count])]
+        free = np.setdiff1d(np.arange(len(slope)), stay)
+        best = free[np.argsort(-slope[free], kind="stable")[:count]]
+        assert (new == np.union1d(stay, best)).all()
+
+
+def test_new_weights_start_at_zero_without_momentum(tiny: ep.Problem) -> None:
+    generation = population(tiny).train(1)
+    free = [
+        np.setdiff1d(np.arange(size), own)[:1] for size, own in zip(tiny.space.sizes, generation.masks[0].survivors, strict=True)
+    ]
+    generation.grow(
+        [Mask(tiny.space, [np.union1d(own, new) for own, new in zip(generation.masks[0].survivors, free, strict=True)])]
+    )
+    for name, leaf in generation.parameters.survivors.items():
+        layer = tiny.space.index[name]
+        at = int(np.searchsorted(generation.masks[0].survivors[layer], free[layer][0]))
+        assert leaf[at] == 0
+        assert generation.optimizer.state[leaf]["momentum_buffer"][at] == 0
+        assert (generation.optimizer.state[leaf]["momentum_buffer"] != 0).any()
+
+
+def test_rigl_counts_its_dense_gradients_and_says_when_it_never_moves(tiny: ep.Problem, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"sparsity": 0.8, "epochs": 4, **OPTIONS}
+    plain = ep.methods["random"](tiny, **options).ledger
+    ledger = ep.methods["rigl"](tiny, every=5, **options).ledger
+    steps = 4 * (len(tiny.split("train")) // 9)
+    updates = len(range(5, int(0.75 * steps), 5))
+    assert ledger.samples - plain.samples == updates * 9
+    assert ledger.survivor_updates - plain.survivor_updates == updates * 9 * 3 * tiny.prunable
+    with caplog.at_level(logging.WARNING, logger="evoprune"):
+        still = ep.methods["rigl"](tiny, every=1000, **options)
+    assert "nothing moves" in caplog.text
+    assert still.mask == ep.methods["random"](tiny, **options).mask
+
+
+# ---- gradual magnitude and imp ----------------------------------------------------------------------------------------
+
+
+def test_gradual_pruning_follows_the_cubic_schedule(tiny: ep.Problem) -> None:
+    generation = population(tiny, sparsity=0.0, horizon=8)
+    prune_gradually(generation, 0.8)
+    n, N = tiny.space.budget(0.8), tiny.prunable
+    expected = [N] + [n + round((N - n) * (1 - t / 6) ** 3) for t in range(1, 7)] + [n]
+    assert generation.trace.frame()["survivors"].tolist() == expected
+
+
+def test_gradual_pruning_removes_the_smallest(tiny: ep.Problem) -> None:
+    generation = population(tiny, sparsity=0.0, horizon=2)
+    twin = population(tiny, sparsity=0.0, horizon=2).train(1)
+    prune_gradually(generation, 0.5, every=generation.batches.per_epoch, until=0.5)
+    size = np.concatenate(magnitudes(twin, 0))
+    kept = np.concatenate(
+        [np.isin(np.arange(s), own) for s, own in zip(tiny.space.sizes, generation.masks[0].survivors, strict=True)]
+    )
+    assert size[kept].min() >= size[~kept].max()
+
+
+def test_imp_rounds() -> None:
+    assert rounds(1000, 500, 0.2) == [800, 640, 512, 500]
+    assert rounds(1000, 1000, 0.2) == []
+    assert rounds(1000, 3, 1.0) == [3]
+
+
+@pytest.mark.parametrize("rewind", [0, 2])
+def test_imp_rewinds_the_survivors_of_the_trained_network(rewind: int, tiny: ep.Problem) -> None:
+    ticket = ep.methods["imp"](tiny, sparsity=0.4, epochs=4, rate=0.5, rewind=rewind, **OPTIONS)
+    dense = population(tiny, sparsity=0.0)
+    then = values(dense.train(rewind))
+    size = np.concatenate(magnitudes(dense.train(4 - rewind), 0))
+    kept = np.concatenate([np.isin(np.arange(s), own) for s, own in zip(tiny.space.sizes, ticket.mask.survivors, strict=True)])
+    assert size[kept].min() >= size[~kept].max()  # one round is enough for 40%
+    for name, own in zip(tiny.space.names, ticket.mask.survivors, strict=True):
+        assert (ticket.initial[name].numpy().ravel()[own] == then[name][own]).all()
+    assert ticket.history["epoch"].tolist() == list(range(rewind + 1, 5))
+    per_epoch = 9 * dense.batches.per_epoch
+    assert ticket.ledger.samples == per_epoch * (8 - rewind)
+
+
+def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
+    generation = prune_and_rewind(population(tiny, 2, sparsity=0.0, weight_decay=0.1, lr=0.01), 0.8, rate=0.9)
+    assert generation.training.weight_decay == 0.1
+    assert [mask.count for mask in generation.masks] == [tiny.space.budget(0.8)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("set", {"fraction": 0}),
+        ("set", {"fraction": 1.5}),
+        ("rigl", {"every": 0}),
+        ("rigl", {"every": 2.5}),
+        ("rigl", {"until": 2}),
+        ("rigl", {"fraction": -1}),
+        ("gradual_magnitude", {"every": 0}),
+        ("gradual_magnitude", {"start": 0.9}),
+        ("gradual_magnitude", {"scope": "unit"}),
+        ("imp", {"rate": 0}),
+        ("imp", {"rewind": 3}),
+        ("imp", {"rewind": -1}),
+        ("imp", {"scope": "unit"}),
+    ],
+)
+def test_bad_options_are_refused(name: str, options: dict[str, object], tiny: ep.Problem) -> None:
+    with pytest.raises(InputError, match=r"usable|unknown scope"):
+        ep.methods[name](tiny, sparsity=0.8, epochs=3, **OPTIONS, **options)
