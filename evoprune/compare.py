@@ -118,11 +118,12 @@ def compare(
     """
     cells = _cells(methods, problem, sparsities, _seeds(seeds), options)
     workers = _workers(workers, threads, len(cells))
-    folder = _folder(out, problem, cells, options)
+    setup = _setup(methods, problem, options)
+    folder = _folder(out, cells, setup)
     missing = _missing(folder, problem, cells)
     fresh, made = not entries(folder), make_folder(folder)
     try:
-        write_json(folder / SETUP, _setup(problem, options))
+        write_json(folder / SETUP, setup)
         with logging_to(folder / LOG), _pool(min(workers, max(len(missing), 1)), threads) as pool:
             failures = _train(pool, folder, problem, missing, len(cells), progress, threads)
             finished = [cell for cell in cells if cell.name not in failures]
@@ -189,15 +190,21 @@ def _workers(workers: int | None, threads: int, cells: int) -> int:
     return min(workers or most, cells)
 
 
-def _setup(problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What all runs share, for recognising the folder."""
+def _setup(methods: Sequence[str], problem: Problem, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What all runs share, for recognising the folder; an option at its default is as good as none."""
     described = problem.with_seed(0).describe()
-    return {"format": FORMAT, "problem": described, "options": json.loads(json.dumps(dict(options), default=repr))}
+    chosen = {name: value for name, value in options.items() if name == "epochs" or not _default(methods, name, value)}
+    return {"format": FORMAT, "problem": described, "options": json.loads(json.dumps(chosen, default=repr))}
 
 
-def _folder(out: str | os.PathLike[str] | None, problem: Problem, cells: Sequence[Cell], options: Mapping[str, Any]) -> Path:
+def _default(methods: Sequence[str], name: str, value: object) -> bool:
+    """Whether `value` changes nothing for any of the methods."""
+    own = [METHODS[method].options[name] for method in methods if name in METHODS[method].options]
+    return all(value == default for default in own or [getattr(Training(), name)])
+
+
+def _folder(out: str | os.PathLike[str] | None, cells: Sequence[Cell], setup: Mapping[str, Any]) -> Path:
     """Where the comparison lies. Raises `InputError` for a folder that holds something else; touches nothing."""
-    setup = _setup(problem, options)
     if out is None:
         identity = json.dumps([setup, [cell.name for cell in cells]], sort_keys=True).encode()
         hashed = hashlib.blake2b(identity, digest_size=4).hexdigest()
@@ -212,7 +219,7 @@ def _folder(out: str | os.PathLike[str] | None, problem: Problem, cells: Sequenc
     found = read_json(folder / SETUP, lost="what was compared")
     for part in ("problem", "options"):
         before = dict(found.get(part) or {})
-        for name in sorted({*before, *setup[part]}):
+        for name in {**setup[part], **before}:
             if before.get(name) != setup[part].get(name):
                 difference = f"{name}={before.get(name)!r}, not {setup[part].get(name)!r}"
                 raise InputError(f"{folder} holds another comparison ({difference}): choose another folder with --out")

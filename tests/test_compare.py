@@ -1,0 +1,267 @@
+"""A comparison: the same tables however often it was stopped, however many workers; failures kept apart; the test split once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import evoprune as ep
+from evoprune import cli, runs
+from evoprune.compare import Comparison, compare
+from evoprune.errors import InputError, TrainingFailed, UnknownName
+from evoprune.methods import METHODS
+
+METHODS_USED = ("random", "dissipating", "dense")
+ASKED: dict[str, Any] = {"sparsities": (0.8, 0.9), "seeds": 2, "epochs": 3, "engine": "loop", "workers": 1}
+FILES = ["accuracy.png", "accuracy.svg", "compare.json", "log.txt", "results.csv", "runs", "summary.csv"]
+
+
+@pytest.fixture(scope="module")
+def problem() -> ep.Problem:
+    return ep.Problem("mlp:16", "digits", seed=0)
+
+
+@pytest.fixture(scope="module")
+def finished(problem: ep.Problem, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    return compare(METHODS_USED, problem, out=tmp_path_factory.mktemp("compare") / "done", **ASKED)
+
+
+def same_tables(a: Path, b: Path) -> bool:
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in ("results.csv", "summary.csv"))
+
+
+# ---- what comes out ----------------------------------------------------------------------------------------------
+
+
+def test_one_row_a_run_in_the_order_asked(finished: Comparison) -> None:
+    rows = list(zip(*(finished.results[name] for name in ("method", "seed")), strict=True))
+    assert rows == [
+        *(("random", seed) for _ in range(2) for seed in (0, 1)),
+        *(("dissipating", seed) for _ in range(2) for seed in (0, 1)),
+        *(("dense", seed) for seed in (0, 1)),
+    ], "what prunes nothing is trained once a seed"
+    read = pd.read_csv(finished.folder / "results.csv")
+    pd.testing.assert_frame_equal(read, finished.results, check_dtype=False)
+
+
+def test_the_folder_holds_tables_pictures_and_every_run(finished: Comparison) -> None:
+    assert sorted(path.name for path in finished.folder.iterdir()) == FILES
+    assert {path.name for path in finished.files} == set(FILES) - {"compare.json", "log.txt", "runs"}
+    assert (finished.folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    frame = ep.load_runs(finished.folder)
+    assert len(frame) == len(finished.results) == 10
+    assert set(frame["mask_hash"]) == set(finished.results["mask_hash"])
+    assert all((finished.folder / folder / "ticket.safetensors").is_file() for folder in finished.results["folder"])
+
+
+def test_the_summary_shows_everyone_at_every_sparsity(finished: Comparison) -> None:
+    assert list(zip(finished.summary["sparsity"], finished.summary["method"], strict=True)) == [
+        (sparsity, method) for sparsity in (0.8, 0.9) for method in METHODS_USED
+    ]
+    assert (finished.summary["runs"] == 2).all()
+
+
+def test_a_cell_is_what_run_gives(finished: Comparison, tmp_path: Path) -> None:
+    alone = ep.Problem("mlp:16", "digits", seed=1)
+    result = runs.run("dissipating", alone, out=tmp_path / "run", sparsity=0.9, epochs=3, seed=1, engine="loop", test=True)
+    row = finished.results.query("method == 'dissipating' and sparsity == 0.9 and seed == 1").iloc[0]
+    assert row["mask_hash"] == result["mask_hash"]
+    assert row["test_score"] == pytest.approx(result["test_score"])
+
+
+def test_seeds_draw_their_own_weights_and_methods_share_them(finished: Comparison) -> None:
+    fingerprints = {}
+    for path in finished.folder.glob("runs/*/result.json"):
+        result = json.loads(path.read_text())
+        fingerprints.setdefault(result["seed"], set()).add(result["arguments"]["problem"]["fingerprint"])
+    assert [len(found) for found in fingerprints.values()] == [1, 1]
+    assert fingerprints[0] != fingerprints[1]
+
+
+# ---- again -------------------------------------------------------------------------------------------------------
+
+
+def test_again_trains_nothing_and_gives_the_same(
+    finished: Comparison, problem: ep.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()}
+    monkeypatch.setattr(type(METHODS["random"]), "__call__", lambda *_, **__: pytest.fail("trained again"))
+    compare(METHODS_USED, problem, out=finished.folder, **ASKED)
+    assert {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()} == before
+
+
+def test_more_methods_sparsities_and_seeds_keep_what_is_there(problem: ep.Problem, tmp_path: Path) -> None:
+    small = {**ASKED, "epochs": 1, "seeds": 1, "sparsities": (0.8,)}
+    compare(["random"], problem, out=tmp_path / "grown", **small)
+    kept = (tmp_path / "grown/runs/random-0.8-seed0/result.json").stat().st_mtime_ns
+    large = {**small, "seeds": 2, "sparsities": (0.5, 0.8)}
+    grown = compare(["random", "dense"], problem, out=tmp_path / "grown", **large)
+    assert (tmp_path / "grown/runs/random-0.8-seed0/result.json").stat().st_mtime_ns == kept
+    compare(["random", "dense"], problem, out=tmp_path / "whole", **large)
+    assert same_tables(grown.folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("other", "named"), [({"epochs": 2}, "epochs=3, not 2"), ({"lr": 0.1}, "lr=None, not 0.1"), ({"engine": "dense"}, "engine")]
+)
+def test_a_folder_of_another_comparison_is_refused(
+    finished: Comparison, problem: ep.Problem, other: dict[str, Any], named: str
+) -> None:
+    before = sorted(finished.folder.rglob("*"))
+    with pytest.raises(InputError, match=named):
+        compare(METHODS_USED, problem, out=finished.folder, **{**ASKED, **other})
+    with pytest.raises(InputError, match="model="):
+        compare(METHODS_USED, ep.Problem("mlp:8", "digits"), out=finished.folder, **ASKED)
+    assert sorted(finished.folder.rglob("*")) == before
+
+
+def test_killed_at_any_time_it_goes_on_and_gives_the_same_tables(
+    finished: Comparison, problem: ep.Problem, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    arguments = ["--model", "mlp:16", "--sparsity", "0.8,0.9", "--seeds", "2", "--epochs", "3", "--engine", "loop"]
+    command = [sys.executable, "-m", "evoprune", "compare", *METHODS_USED, *arguments, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 150
+        while len(list(out.glob("runs/*/result.json"))) < 2:
+            assert process.poll() is None, "it was over before it could be killed"
+            assert time.monotonic() < deadline, "it did not get anywhere"
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    time.sleep(1)  # the workers notice
+    kept = list(out.glob("runs/*/result.json"))
+    assert len(kept) < 10, "the workers outlived their parent"
+    assert all("opened" not in path.with_name("log.txt").read_text() for path in kept), "the test split was opened too early"
+    compare(METHODS_USED, problem, out=out, **ASKED)
+    assert same_tables(out, finished.folder), "the resumed comparison differs from the uninterrupted one"
+    for path in kept:
+        assert path.with_name("log.txt").read_text().count("mlp:16 on digits") == 1, "a finished run was repeated"
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
+
+
+# ---- the test split ----------------------------------------------------------------------------------------------
+
+
+def test_the_test_split_is_opened_once_after_the_last_run(finished: Comparison) -> None:
+    assert (finished.folder / "log.txt").read_text().count("test split of digits opened once, for 10 tickets") == 1
+    for log in finished.folder.glob("runs/*/log.txt"):
+        assert log.read_text().count("opened") == 1
+    assert finished.results["test_score"].notna().all()
+
+
+def test_it_stays_locked_when_asked_to_and_opens_later(problem: ep.Problem, tmp_path: Path) -> None:
+    small = {**ASKED, "epochs": 1, "sparsities": (0.8,)}
+    locked = compare(["random"], problem, out=tmp_path / "out", test=False, **small)
+    assert locked.results["test_score"].isna().all()
+    assert locked.summary["val_mean"].notna().all()
+    assert "opened" not in "".join(path.read_text() for path in (tmp_path / "out").rglob("log.txt"))
+    opened = compare(["random"], problem, out=tmp_path / "out", **small)
+    assert opened.results["test_score"].notna().all()
+    again = compare(["random"], problem, out=tmp_path / "out", test=False, **small)
+    assert again.results["test_score"].isna().all(), "nobody asked"
+
+
+# ---- what goes wrong ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`random` fails at seed 1."""
+    original = type(METHODS["random"]).__call__
+
+    def call(self: Any, problem: ep.Problem, **options: Any) -> ep.Ticket:
+        if (self.name, options["seed"]) == ("random", 1):
+            raise RuntimeError("out of memory")
+        return original(self, problem, **options)
+
+    monkeypatch.setattr(type(METHODS["random"]), "__call__", call)
+
+
+def test_a_failing_run_is_reported_and_the_others_are_kept(problem: ep.Problem, tmp_path: Path, breaking: None) -> None:
+    small = {**ASKED, "epochs": 1, "sparsities": (0.8,)}
+    found = compare(["random", "dense"], problem, out=tmp_path / "out", **small)
+    assert list(found.failures) == ["random-0.8-seed1"]
+    assert "out of memory" in found.failures["random-0.8-seed1"]
+    assert list(zip(found.results["method"], found.results["seed"], strict=True)) == [("random", 0), ("dense", 0), ("dense", 1)]
+    assert list(found.summary["runs"]) == [1, 2]
+    assert "Traceback" in (tmp_path / "out/runs/random-0.8-seed1/log.txt").read_text()
+
+
+def test_the_command_exits_with_one_and_the_next_tries_again(
+    problem: ep.Problem, tmp_path: Path, breaking: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["compare", "random", "dense", "--model", "mlp:16", "--sparsity", "0.8", "--seeds", "2", "--epochs", "1"]
+    arguments += ["--workers", "1", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match="1"):
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    assert "random-0.8-seed1: RuntimeError: out of memory" in captured.err
+    assert "dense" in captured.out, "what is there is shown"
+    monkeypatch.undo()
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for word in ("sparsity", "minus random", "±", "2 seeds", str(tmp_path / "out" / "accuracy.png")):
+        assert word in captured.out.replace("\n", ""), word
+
+
+def test_when_nothing_comes_to_an_end_it_fails(problem: ep.Problem, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="NaN"):
+        compare(["random"], problem, out=tmp_path / "out", **{**ASKED, "lr": 1e9, "sparsities": (0.8,)})
+    assert not (tmp_path / "out" / "results.csv").exists()
+
+
+@pytest.mark.parametrize("workers", [1, None])
+def test_a_refused_run_refuses_the_comparison_and_leaves_nothing(
+    problem: ep.Problem, tmp_path: Path, workers: int | None
+) -> None:
+    with pytest.raises(InputError, match="k=0"):
+        compare(["kstarts", "combined"], problem, out=tmp_path / "a" / "out", **{**ASKED, "k": 0, "workers": workers})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_go_to_those_who_know_them(problem: ep.Problem, tmp_path: Path) -> None:
+    small = {**ASKED, "epochs": 2, "sparsities": (0.8,), "seeds": 1}
+    compare(["random", "kstarts"], problem, out=tmp_path / "out", k=2, selection_epochs=1, lr=0.02, **small)
+    frame = ep.load_runs(tmp_path / "out").set_index("method")
+    assert frame.loc["kstarts", "k"] == 2
+    assert frame["lr"].tolist() == [0.02, 0.02]
+    assert frame["k"].isna().loc["random"]
+    with pytest.raises(UnknownName, match="did you mean 'k'"):
+        compare(["random", "kstarts"], problem, out=tmp_path / "b", kk=2, **small)
+
+
+def test_an_open_sparsity_is_run_once_a_seed(problem: ep.Problem, tmp_path: Path) -> None:
+    found = compare(["dissipating"], problem, out=tmp_path / "out", rule="fraction", delta=0.2, **ASKED)
+    assert len(found.results) == 2
+    assert found.results["sparsity"].isna().all()
+    assert found.summary["sparsity_obtained"].between(0, 1).all()
+
+
+# ---- a user's own problem ----------------------------------------------------------------------------------------
+
+
+def test_a_users_module_and_arrays(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 6, generator=draw)
+    data = {"x_train": x[:200], "y_train": x[:200, :3].argmax(1), "x_test": x[200:], "y_test": x[200:, :3].argmax(1)}
+    own = ep.Problem(lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), data)
+    asked = {**ASKED, "sparsities": (0.5,)}
+    found = compare(["random", "dense"], own, out=tmp_path / "out", **asked)
+    assert len(found.results) == 4
+    with pytest.raises(InputError, match="workers=1"):
+        compare(["random", "dense"], own, out=tmp_path / "b", **{**asked, "workers": None})
