@@ -134,8 +134,8 @@ class Problem:
 
     @property
     def batch_size(self) -> int:
-        """Samples of a batch when nothing else is asked."""
-        return max(1, min(128, len(self._data.train) // 40))
+        """Samples of a batch when nothing else is asked; at least 2, which batch norm needs."""
+        return min(len(self._data.train), max(2, min(128, len(self._data.train) // 40)))
 
     def split(self, name: str) -> Split:
         """The split `train` or `validation`. Raises `TestSplitLocked` for `test`."""

@@ -61,7 +61,7 @@ class Training:
     engine: "auto", "loop", "dense" or "sparse". device: "auto", "cpu", "cuda", …. dtype: "float32" or "float64".
     batch_size: samples a step; None takes min(128, n_train // 40).
     optimizer: a name of `OPTIMIZERS`. lr: learning rate; None takes .05 for SGD and torch's default for the others.
-    momentum, nesterov: SGD only (momentum: RMSprop as well when it is set). weight_decay: on every parameter.
+    momentum, nesterov: SGD only. weight_decay: on every parameter.
     schedule: "cosine" per step over the horizon, "constant", or "step" with `step_every` (steps) and `step_factor`.
     rescale: divide survivors by sqrt(layer density) at the start.
     own_weights: another draw of the initial weights for every individual, instead of common ones.

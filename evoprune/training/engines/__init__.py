@@ -1,9 +1,18 @@
 """Engines: how a generation is trained. Importing this package registers them."""
 
+from typing import Any
+
 from evoprune.training.engines.base import ENGINES, Chunk, Engine
 from evoprune.training.engines.choice import make_engine
 from evoprune.training.engines.dense import DenseEngine
 from evoprune.training.engines.loop import LoopEngine
-from evoprune.training.engines.sparse import SparseEngine
 
-__all__ = ["ENGINES", "Chunk", "DenseEngine", "Engine", "LoopEngine", "SparseEngine", "make_engine"]
+__all__ = ["ENGINES", "Chunk", "DenseEngine", "Engine", "LoopEngine", "make_engine"]
+
+
+@ENGINES.register("sparse")
+def _sparse(*args: Any, **options: Any) -> Engine:
+    """Survivors only, as one block-diagonal network; numba is loaded when this engine is first used."""
+    from evoprune.training.engines.sparse import SparseEngine
+
+    return SparseEngine(*args, **options)

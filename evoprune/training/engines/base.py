@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -63,7 +64,8 @@ class Engine(ABC):
         """Individuals start … stop - 1 of `parameters` as one module."""
 
 
-ENGINES: Registry[type[Engine]] = Registry("engine")
+ENGINES: Registry[Callable[..., Engine]] = Registry("engine")
+"""Engine classes, or functions that load one first: `ENGINES[name](model, space, batch_size=…, device=…, dtype=…)`."""
 
 
 def _view(value: Tensor, span: slice) -> Tensor:

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from evoprune.errors import EvopruneError, InputError, UnsupportedLayer
 from evoprune.masks.space import MaskSpace
-from evoprune.training.engines.base import ENGINES, Chunk, Engine
+from evoprune.training.engines.base import Chunk, Engine
 from evoprune.training.engines.kernels.border import TENSOR
 from evoprune.training.engines.kernels.runtime import launch
 from evoprune.training.engines.sparse.lowering import Network, Trace
@@ -26,8 +26,10 @@ __all__ = ["SparseChunk", "SparseEngine"]
 KEPT_BYTES = 8 << 20
 """Activations that a chunk of a fully connected network keeps at most: they should not leave the cache before backward."""
 
+KEPT_PLANS = 8
+"""Kinds of batches (size, training or not, …) whose buffers are kept for the next batch of that kind."""
 
-@ENGINES.register("sparse")
+
 class SparseEngine(Engine):
     """Block-diagonal sparse chunks, for high sparsity on a CPU.
 
@@ -43,12 +45,16 @@ class SparseEngine(Engine):
         if dtype not in (torch.float32, torch.float64):
             raise UnsupportedLayer(f"the sparse engine computes in float32 or float64, not in {dtype}: use engine='dense'")
         self.traces = {training: Trace(model, training) for training in (True, False)}
+        self._rows = self._fitting_rows()
         self._networks: dict[tuple[bool, tuple[int, ...]], Network] = {}
         self._free: dict[Hashable, list[Workspace]] = {}
         self._sources: dict[Hashable, Source] = {}
 
     @property
     def rows(self) -> int:
+        return self._rows
+
+    def _fitting_rows(self) -> int:
         if any(len(shape) > 2 for shape in self.space.shapes):
             return max(4, torch.get_num_threads())  # images: one individual alone fills the cache, and a chunk much memory
         numbers = sum(shape[0] for shape in self.space.shapes) * self.batch_size
@@ -73,8 +79,8 @@ class SparseEngine(Engine):
         """The input buffer of a plan."""
         key = (*plan.key[2:], id(plan.network), plan.rows if not plan.shared else 0)
         if key not in self._sources:
-            while len(self._sources) > 8:
-                self._sources.pop(next(iter(self._sources)))
+            while len(self._sources) > KEPT_PLANS:
+                del self._sources[next(iter(self._sources))]
             self._sources[key] = Source(plan, self.dtype)
         return self._sources[key]
 
@@ -87,9 +93,12 @@ class SparseEngine(Engine):
 
     def give(self, space: Workspace) -> None:
         """The workspace is free again; what it holds stays until the next taker."""
-        free = self._free.setdefault(space.plan.key, [])
+        free = self._free.pop(space.plan.key, [])
         if not any(space is other for other in free):
             free.append(space)
+        self._free[space.plan.key] = free  # the latest last
+        while len(self._free) > KEPT_PLANS:
+            del self._free[next(iter(self._free))]
 
 
 class Source:
@@ -111,11 +120,11 @@ class Source:
         if self._batch is not None and self._batch() is batch and self._version == version >= 0:
             return
         plan, layout = self.plan, self.layout
-        rows = 1 if plan.shared else plan.rows
+        rows = 1 if plan.shared else len(batch)
         inner = (layout.channels, layout.height, layout.width)
         given = batch.detach().reshape(rows, plan.samples, *inner)
-        target = self.buffer.view(rows, plan.blocks, inner[0], inner[1] + 2 * layout.pad, inner[2] + 2 * layout.pad, plan.block)
-        target = target[:, :, :, layout.pad : layout.pad + inner[1], layout.pad : layout.pad + inner[2]]
+        target = self.buffer.view(-1, plan.blocks, inner[0], inner[1] + 2 * layout.pad, inner[2] + 2 * layout.pad, plan.block)
+        target = target[:rows, :, :, layout.pad : layout.pad + inner[1], layout.pad : layout.pad + inner[2]]
         for block in range(plan.blocks):
             part = given[:, block * plan.block : (block + 1) * plan.block]
             target[:, block, ..., : part.shape[1]] = part.permute(0, 2, 3, 4, 1)
@@ -146,7 +155,14 @@ class SparseChunk(Chunk):
             raise InputError(f"{batch.shape[0]} batches for {self.k} individuals: give one each")
         engine = self.engine
         network = engine.network(self.training, tuple(shape))
-        plan = Plan(network, self.k, samples, shared=shared, threads=torch.get_num_threads(), keep=torch.is_grad_enabled())
+        plan = Plan(
+            network,
+            max(self.k, engine.rows),
+            samples,
+            shared=shared,
+            threads=torch.get_num_threads(),
+            keep=torch.is_grad_enabled(),
+        )
         if batch.dtype != engine.dtype:
             batch = batch.to(engine.dtype)
         return plan, batch
