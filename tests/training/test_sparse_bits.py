@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -161,3 +163,14 @@ def test_infinite_activations_pass_a_relu_as_in_torch() -> None:
     found = engine_of(SparseEngine, model, torch.float32).chunk(parameters, 0, 1).eval()(x)
     expected = F.linear(F.relu(F.linear(x, *model[0].parameters())), *model[2].parameters())
     torch.testing.assert_close(found[0], expected, equal_nan=True)
+
+
+def test_a_chunk_that_nobody_holds_is_gone() -> None:
+    model = nn.Sequential(nn.Linear(4, 2)).double()
+    engine = engine_of(SparseEngine, model)
+    chunk = engine.chunk(parameters_of(model, masks_of(MaskSpace.of(model), 2, 0.8)), 0, 2).train()
+    chunk(torch.randn(3, 4, dtype=torch.float64)).sum().backward()
+    gone = weakref.ref(chunk)
+    del chunk
+    gc.collect()
+    assert gone() is None

@@ -31,7 +31,7 @@ BLOCK_IMAGES = 32
 class Plan:
     """How a network runs on a batch: size of a block, number of blocks, what must be kept for the backward pass.
 
-    key: equal plans can share workspaces.
+    rows: individuals that there is room for, at least those of the chunk. key: equal plans can share workspaces.
     """
 
     def __init__(self, network: Network, rows: int, samples: int, *, shared: bool, threads: int, keep: bool) -> None:
@@ -108,6 +108,7 @@ class Tables:
         if plan.keep:
             self._waiting = dict(network.uses)
             self.backward = self._program([call for step in reversed(network.operations) for call in step.backward(self)])
+        del self.chunk, self.structures, self.masks  # a chunk owns its tables, not the other way round
 
     def _program(self, calls: Sequence[tuple[Any, Sequence[int]]]) -> Program:
         return Program([(address_of(entry, self.space.dtype), args) for entry, args in calls], self.chunk.k, self.plan.blocks)
