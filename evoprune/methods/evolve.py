@@ -64,7 +64,8 @@ def evolve(
     check_first(first)
     toolbox = make_toolbox(
         problem, sparsity=sparsity, epochs=fitness_epochs, criterion=criterion, objectives=objectives, rungs=rungs, eta=eta,
-        allocation=allocation, mate=mate, mutate=mutate, inherit=inherit, journal=journal, executor=executor, seed=seed, **training,
+        allocation=allocation, mate=mate, mutate=mutate, inherit=inherit, journal=journal, executor=executor, seed=seed,
+        **training,
     )  # fmt: skip
     if objectives is None:
         toolbox.register("select", tools.selBest)

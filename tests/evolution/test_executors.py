@@ -1,0 +1,207 @@
+"""Executors: the same results whoever trains, and a lost worker costs at most the sub-batch it held."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from deap import base
+
+import evoprune as ep
+from evoprune.errors import InputError
+from evoprune.evolution.executors.base import Serial, make_executor
+from evoprune.evolution.executors.processes import ProcessExecutor
+from tests.tiny import mlp
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install evoprune[ray]")
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def made(executor: Any = None, **options: Any) -> base.Toolbox:
+    defaults = {"sparsity": 0.8, "epochs": 40, "batch_size": 8, "engine": "dense", "chunk": 2, "seed": 4}
+    return ep.make_toolbox(mlp(), executor=executor, **{**defaults, **options})
+
+
+def generation(toolbox: base.Toolbox, n: int = 8) -> list[tuple[float, ...]]:
+    return list(toolbox.map(toolbox.evaluate, toolbox.population(n=n)))
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[tuple[float, ...]]:
+    return generation(made())
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessExecutor]:
+    executor = ProcessExecutor(min(2, CORES))
+    yield executor
+    executor.close()
+
+
+def alive(executor: ProcessExecutor) -> list[int]:
+    processes = executor._pool._processes if executor._pool is not None else None
+    return list(processes or ())
+
+
+# ---- processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_worker_processes_give_the_same_results(chunk: int, pool: ProcessExecutor, expected: list[Any], tmp_path: Path) -> None:
+    toolbox = made(pool, chunk=chunk, journal=tmp_path / "run.jsonl")
+    assert generation(toolbox) == expected
+    assert len(ep.read_journal(tmp_path / "run.jsonl")) == toolbox.map.trained == 8
+    again = made(journal=tmp_path / "run.jsonl")
+    assert generation(again) == expected
+    assert again.map.trained == 0
+
+
+def test_inherited_weights_travel_to_workers(pool: ProcessExecutor) -> None:
+    results = []
+    for executor in (None, pool):
+        toolbox = made(executor, inherit="weights")
+        individuals = toolbox.population(n=3)
+        list(toolbox.map(toolbox.evaluate, individuals))
+        children = [toolbox.mutate(toolbox.clone(one))[0] for one in individuals]
+        results.append(list(toolbox.map(toolbox.evaluate, children)))
+    assert results[0] == results[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+def test_killed_worker_costs_its_sub_batch(pool: ProcessExecutor, expected: list[Any]) -> None:
+    made(pool, epochs=1).map.batch(made().population(n=1))  # the workers are up
+    toolbox = made(pool)
+
+    def kill() -> None:
+        while not toolbox.map.trained:
+            time.sleep(0.001)
+        if workers := alive(pool):
+            os.kill(workers[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert generation(toolbox) == expected
+    thread.join()
+    assert toolbox.map.trained == 8, "what was finished is not trained again"
+
+
+def test_workers_leave_with_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"  # without `if __name__ == "__main__"`: nothing in it is needed by the workers
+    script.write_text(
+        "import evoprune as ep, os, sys\n"
+        "from tests.tiny import mlp\n"
+        "box = ep.make_toolbox(mlp(), sparsity=0.8, epochs=1, batch_size=8, engine='dense', executor=1, seed=1)\n"
+        "list(box.map(box.evaluate, box.population(n=2)))\n"
+        "print(*box.map.executor._pool._processes, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with subprocess.Popen([sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None
+        workers = [int(word) for word in process.stdout.readline().split()]
+        assert len(workers) == 1
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(psutil.pid_exists(worker) for worker in workers)
+
+
+def test_impossible_executors_are_refused() -> None:
+    with pytest.raises(InputError, match="cores"):
+        ProcessExecutor(CORES, threads=2)
+    with pytest.raises(InputError, match="workers=0"):
+        make_executor(0)
+    with pytest.raises(InputError, match=r"executor=.*is not usable"):
+        make_executor("processes")
+    assert isinstance(make_executor(None), Serial)
+
+
+def test_problem_that_cannot_be_sent_says_so() -> None:
+    problem = mlp()
+    toolbox = ep.make_toolbox(problem, sparsity=0.8, epochs=1, executor=1, engine="dense", batch_size=8)
+    problem_of = toolbox.map.trainer.problem
+    problem_of.trap = lambda: None
+    try:
+        with pytest.raises(InputError, match="cannot be sent to worker processes"):
+            generation(toolbox, n=2)
+    finally:
+        del problem_of.trap
+
+
+# ---- Ray -----------------------------------------------------------------------------------------------------------------
+
+
+@needs_ray
+def test_cluster_that_is_not_there_is_a_clear_error() -> None:
+    from evoprune.evolution.executors.ray import RayExecutor
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match="no Ray cluster answers at address="):
+            RayExecutor(address=f"127.0.0.1:{port}")
+    with pytest.raises(InputError, match="threads=0"):
+        RayExecutor(threads=0)
+
+
+def test_missing_ray_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evoprune.evolution.executors.ray import RayExecutor
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install evoprune\[ray\]"):
+        RayExecutor()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_ray_loses_a_worker_and_a_node_and_no_result(expected: list[Any], tmp_path: Path) -> None:
+    """Two nodes; while a generation trains, a worker is killed on one, then the other is removed."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from evoprune.evolution.executors.ray import RayExecutor
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        with pytest.raises(InputError, match="no node of the Ray cluster has 64 CPU"):
+            RayExecutor(threads=64)
+        toolbox = made(RayExecutor(2), journal=tmp_path / "run.jsonl", chunk=1)
+
+        def disturb() -> None:
+            while toolbox.map.trained < 1:
+                time.sleep(0.01)
+            os.kill(next(_actors()), signal.SIGKILL)
+            while toolbox.map.trained < 3:
+                time.sleep(0.01)
+            cluster.remove_node(second, allow_graceful=False)
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        assert generation(toolbox) == expected
+        thread.join()
+        assert toolbox.map.trained == len(ep.read_journal(tmp_path / "run.jsonl")) == 8
+        toolbox.map.close()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def _actors() -> Iterator[int]:
+    """Processes of actors on this machine."""
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if any("ray::_Worker" in word for word in process.info["cmdline"] or ()):
+            yield process.info["pid"]
