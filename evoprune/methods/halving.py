@@ -45,7 +45,7 @@ def halving(
     estimate.
     """
     rungs = default_rungs(epochs, k, check_eta(eta)) if rungs is None else tuple(rungs)
-    default = ("grad", "loss")[: len(rungs)]
+    default = ("grad", "loss")[: max(1, len(rungs))]
     criteria = criteria_of(default if criterion is None else criterion, len(rungs))
     check_rungs(rungs, epochs, criterion=criteria[0], k=k, eta=eta)
     for name, value, least in (("finalists", finalists, 1), ("judges", judges, 0)):

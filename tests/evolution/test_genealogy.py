@@ -1,0 +1,71 @@
+"""Genealogy: every winner can be made again from operators and seeds alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+import evoprune as ep
+from evoprune.errors import InputError
+from evoprune.evolution.genealogy import diversity
+from evoprune.masks import Mask
+from tests.tiny import mlp
+
+
+def search(**options: Any) -> Any:
+    toolbox = ep.make_toolbox(mlp(), sparsity=0.8, epochs=1, batch_size=24, engine="dense", **options)
+    random.seed(3)
+    *_, state = ep.generations(toolbox.population(n=6), toolbox, 0.4, 0.6, 5)
+    return state
+
+
+@pytest.mark.parametrize("options", [{}, {"mutate": "mutGuided"}, {"mutate": "mutMoveBudget", "mate": "cxLayers"}])
+def test_every_individual_is_replayed_to_its_exact_mask(options: dict[str, Any]) -> None:
+    state = search(**options)
+    for one in [*state.population, state.best]:
+        assert state.genealogy.replay(one.mask.hash, mlp().space) == one.mask
+    frame = state.genealogy.frame()
+    assert {"generation", "mask", "parents", "operator", "operator_seed", "loss", "diversity"} <= set(frame.columns)
+    assert set(frame.loc[frame["generation"] == 0, "operator"]) == {"initSparse"}
+    known = set(frame["mask"])
+    assert all(parent in known for parents in frame["parents"] for parent in parents)
+    json.dumps(list(frame["lineage"]))
+
+
+def test_ancestors_come_before_their_children() -> None:
+    state = search()
+    order = state.genealogy.ancestors(state.best.mask.hash)
+    assert order[-1] == state.best.mask.hash
+    lineages = {row["mask"]: row["parents"] for _, row in state.genealogy.frame().iterrows()}
+    for place, mask in enumerate(order):
+        assert set(lineages[mask]) <= set(order[:place])
+
+
+def test_unknown_and_given_masks_say_what_to_do() -> None:
+    state = search()
+    with pytest.raises(InputError, match="was evaluated"):
+        state.genealogy.ancestors("none")
+    toolbox = ep.make_toolbox(mlp(), sparsity=0.8, epochs=1, batch_size=24, engine="dense")
+    given = toolbox.from_mask(ep.random_mask(mlp().space, sparsity=0.8))
+    (state,) = ep.generations([given], toolbox, 0, 0, 0)
+    with pytest.raises(InputError, match="known="):
+        state.genealogy.replay(given.mask.hash, mlp().space)
+    assert state.genealogy.replay(given.mask.hash, mlp().space, {given.mask.hash: given.mask}) == given.mask
+
+
+def test_diversity_is_the_mean_over_pairs() -> None:
+    masks = [ep.random_mask(mlp().space, sparsity=0.7, seed=seed) for seed in range(5)]
+    pairs = [1 - (a & b).count / a.count for a in masks for b in masks if a is not b]
+    assert diversity(masks) == pytest.approx(sum(pairs) / len(pairs))
+    assert diversity([masks[0]] * 3) == 0
+    assert diversity(masks[:1]) == 0
+    assert diversity([Mask.full(mlp().space)] * 2) == 0
+
+
+def test_journal_holds_the_lineage(tmp_path: Any) -> None:
+    search(journal=tmp_path / "run.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()[1:]]
+    assert all("operator" in line["lineage"] for line in lines)

@@ -1,0 +1,217 @@
+"""Our loop, and DEAP's own loops on the toolbox."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from deap import algorithms, base, creator, tools
+
+import evoprune as ep
+from evoprune.errors import InputError
+from evoprune.evolution.operators import UMDA
+from tests.tiny import global_state, mlp
+
+
+def made(**options: Any) -> base.Toolbox:
+    return ep.make_toolbox(mlp(), **{"sparsity": 0.8, "epochs": 1, "batch_size": 24, "engine": "dense", **options})
+
+
+def search(toolbox: base.Toolbox, n: int = 6, ngen: int = 3, **options: Any) -> Any:
+    random.seed(2)
+    *_, state = ep.generations(toolbox.population(n=n), toolbox, 0.3, 0.5, ngen, **options)
+    return state
+
+
+# ---- DEAP's own ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loop", ["eaSimple", "eaMuPlusLambda", "eaMuCommaLambda"])
+def test_deaps_loops_run_unmodified(loop: str) -> None:
+    toolbox = made()
+    random.seed(0)
+    sizes = {} if loop == "eaSimple" else {"mu": 6, "lambda_": 8}
+    hall, stats, history = tools.HallOfFame(2), ep.statistics(), tools.History()
+    toolbox.decorate("mate", history.decorator)
+    toolbox.decorate("mutate", history.decorator)
+    population = toolbox.population(n=6)
+    history.update(population)
+    population, log = getattr(algorithms, loop)(
+        population, toolbox, cxpb=0.3, mutpb=0.6, ngen=3, halloffame=hall, stats=stats, verbose=False, **sizes
+    )
+    assert len(log) == 4
+    assert log[-1]["min"] <= log[-1]["mean"]
+    assert hall[0].fitness >= hall[1].fitness
+    assert {one.mask.count for one in [*population, *hall]} == {mlp().space.budget(0.8)}
+    assert len(history.genealogy_tree) > 6
+
+
+def test_generate_update_runs_unmodified() -> None:
+    toolbox = made(criterion="accuracy")
+    strategy = UMDA(mlp().space, sparsity=0.8, lambda_=8)
+    toolbox.register("generate", strategy.generate, toolbox.from_mask)
+    toolbox.register("update", strategy.update)
+    random.seed(0)
+    population, _ = algorithms.eaGenerateUpdate(toolbox, ngen=3, verbose=False)
+    assert len(population) == 8
+    assert population[0].fitness.weights == (1.0,)
+
+
+def test_creators_class_works() -> None:
+    creator.create("LoopMin", base.Fitness, weights=(-1.0,))
+    creator.create("LoopIndividual", ep.Individual, fitness=creator.LoopMin)
+    try:
+        toolbox = made()
+        toolbox.register("individual", ep.initSparse, creator.LoopIndividual, mlp().space, sparsity=0.8)
+        toolbox.register("population", tools.initRepeat, list, toolbox.individual)
+        random.seed(0)
+        population, _ = algorithms.eaSimple(toolbox.population(n=4), toolbox, 0.5, 0.5, 2, verbose=False)
+        assert {type(one) for one in population} == {creator.LoopIndividual}
+    finally:
+        del creator.LoopMin, creator.LoopIndividual
+
+
+def test_nevals_counts_what_deap_asked_for_and_trained_what_was_trained() -> None:
+    toolbox = made()
+    one = toolbox.individual()
+    _, log = algorithms.eaSimple([toolbox.clone(one) for _ in range(5)], toolbox, 0.0, 0.0, 1, verbose=False)
+    assert [row["nevals"] for row in log] == [5, 0]
+    assert toolbox.map.trained == 1
+
+
+# ---- ours ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [{}, {"mu": 4, "lambda_": 6}, {"mu": 4, "lambda_": 6, "comma": True}])
+def test_states_tell_what_stands_after_each_generation(sizes: dict[str, Any]) -> None:
+    toolbox = made()
+    hall, stats = tools.HallOfFame(2), ep.statistics()
+    random.seed(2)
+    states = list(ep.generations(toolbox.population(n=6), toolbox, 0.3, 0.5, 3, halloffame=hall, stats=stats, **sizes))
+    assert [state.generation for state in states] == [0, 1, 2, 3]
+    assert all(len(state.population) == (sizes.get("mu", 6) if state.generation else 6) for state in states)
+    last = states[-1]
+    assert last.halloffame is hall
+    assert last.best is hall[0]
+    assert last.nevals == sum(row["nevals"] + row["again"] for row in last.logbook) >= toolbox.map.trained
+    frame = last.frame()
+    assert list(frame["mask"]) == [one.mask.hash for one in last.population]
+    assert set(frame["generation"]) == {3}
+    assert list(last.statistics()["gen"]) == [0, 1, 2, 3]
+    assert last.statistics()["min"].notna().all()
+
+
+def test_the_caller_stops_when_it_likes() -> None:
+    toolbox = made()
+    states = list(itertools.islice(ep.generations(toolbox.population(n=4), toolbox, 0.2, 0.5), 3))
+    assert [state.generation for state in states] == [0, 1, 2]
+
+
+def test_elites_are_evaluated_again_on_other_seeds() -> None:
+    toolbox = made()
+    state = search(toolbox, ngen=6, mu=4, lambda_=4, repetitions=3)
+    old = [one for one in state.population if len(one.scores) == 3]
+    assert old, "nobody stayed for three generations"
+    for one in old:
+        assert one.fitness.values == (pytest.approx(np.mean(one.scores)),)
+        assert len(set(one.scores)) == 3, "the repetitions had one seed"
+        by_hand = [made().map.batch([toolbox.clone(one)], number)[0] for number in range(3)]
+        assert list(one.scores) == by_hand
+    best = state.halloffame[0]
+    twins = [one for one in state.population if one.mask == best.mask]
+    assert all(one.fitness.values == best.fitness.values for one in twins), "the hall of fame kept a lucky score"
+    assert all(len(one.scores) == 1 for one in search(made(), ngen=4, mu=4, lambda_=4, repetitions=1).population)
+
+
+def test_same_seed_same_search_and_private_streams_need_no_global_seed() -> None:
+    assert search(made()).frame().equals(search(made()).frame())
+    first, second = (made(seed=7).population(n=3) for _ in range(2))
+    assert [one.mask for one in first] == [one.mask for one in second]
+    with global_state(1):
+        toolbox = made(seed=7)
+        toolbox.mutate(toolbox.population(n=1)[0])
+
+
+def test_failed_individuals_are_left_out_of_statistics_and_fame(monkeypatch: pytest.MonkeyPatch) -> None:
+    toolbox = made()
+    individuals = toolbox.population(n=4)
+    list(toolbox.map(toolbox.evaluate, individuals))
+    for one, value in zip(individuals, (1.0, 2.0, float("inf"), 3.0), strict=True):
+        one.fitness.values = (value,)
+    individuals[2].failed = True
+    found = ep.statistics().compile(individuals)
+    assert found["max"] == 3.0
+    assert found["mean"] == 2.0
+    assert np.isnan(ep.statistics().compile(individuals[2:3])["min"])
+
+
+def test_wrong_arguments_are_refused() -> None:
+    toolbox = made()
+    population = toolbox.population(n=2)
+    for said, options in {
+        "cxpb=0.8": {"cxpb": 0.8, "mutpb": 0.5, "lambda_": 2},
+        "ngen=-1": {"ngen": -1},
+        "need lambda_": {"comma": True},
+        "mu=5 cannot be selected": {"mu": 5, "lambda_": 3, "comma": True},
+        "repetitions=0": {"repetitions": 0},
+    }.items():
+        with pytest.raises(InputError, match=said):
+            next(ep.generations(population, toolbox, **{"cxpb": 0.1, "mutpb": 0.1, "ngen": 1, **options}))
+
+
+# ---- inheritance and guidance ----------------------------------------------------------------------------------------------
+
+
+def test_children_start_from_their_parents_weights() -> None:
+    toolbox = made(inherit="weights", epochs=2)
+    (parent,) = toolbox.population(n=1)
+    first = toolbox.evaluate(parent)
+    parent.fitness.values = first
+    child = toolbox.clone(parent)
+    del child.fitness.values
+    ((second),) = toolbox.map(toolbox.evaluate, [child])
+    assert second < first, "the child went on from where its parent stood"
+    assert child.inherited == parent.evaluation != child.evaluation
+    trained = toolbox.map.store.get(parent.evaluation)
+    weights = dict(mlp().initial_weights())
+    for layer, name in enumerate(mlp().space.names):
+        flat = weights[name].reshape(-1)
+        flat[parent.mask.survivors[layer]] = torch.from_numpy(trained.values[name].copy())
+    weights |= {name: torch.from_numpy(value.copy()) for name, value in trained.others.items()}
+    by_hand = ep.Population(mlp(), [parent], horizon=2, weights=[weights], batch_size=24, engine="dense").train(2)
+    assert by_hand.trace.last("val_loss")[0] == second[0]
+
+
+def test_new_survivors_of_a_child_start_from_the_initial_weights() -> None:
+    from evoprune.evolution.store import Start
+
+    toolbox = made(inherit="weights")
+    (parent,) = toolbox.population(n=1)
+    parent.fitness.values = toolbox.evaluate(parent)
+    child = toolbox.mutate(toolbox.clone(parent))[0]
+    initial, trained = mlp().initial_weights(), toolbox.map.store.get(parent.evaluation)
+    start = Start(child.mask, initial, trained, rescale=False)
+    for layer, name in enumerate(mlp().space.names):
+        mine, theirs = set(child.mask.survivors[layer].tolist()), set(parent.mask.survivors[layer].tolist())
+        new = sorted(mine - theirs)
+        assert (start[name].reshape(-1)[new] == initial[name].reshape(-1)[new]).all()
+        kept = sorted(mine & theirs)
+        values = dict(zip(parent.mask.survivors[layer].tolist(), trained.values[name].tolist(), strict=True))
+        assert start[name].reshape(-1)[kept].tolist() == [values[index] for index in kept]
+
+
+def test_guided_mutation_hears_what_training_told() -> None:
+    toolbox = made(mutate="mutGuided", epochs=2)
+    individuals = toolbox.population(n=3)
+    samples = made(epochs=2).map
+    samples.batch(individuals)
+    list(toolbox.map(toolbox.evaluate, individuals))
+    for one in individuals:
+        assert one.told.mask == one.mask
+        assert one.told.grown is not None
+        assert toolbox.mutate(toolbox.clone(one))[0].lineage["options"]["on"] == "gradient"
+    assert toolbox.map.ledger.survivor_updates > samples.ledger.survivor_updates, "the dense gradient is counted"
