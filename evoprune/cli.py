@@ -80,10 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 @app.command()
 def run(
-    method: Annotated[str, typer.Argument(help="A name of `evoprune list methods`.", show_default=False)],
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="A name of `evoprune list methods`.")],
     data: Data = "digits",
     model: Model = "lenet-300-100",
-    sparsity: Annotated[str | None, typer.Option(help="Share of the prunable weights to remove.", show_default="0.95")] = None,
+    sparsity: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Of the prunable weights, to remove.", show_default="0.95")
+    ] = None,
     epochs: Epochs = 10,
     seed: Annotated[int, typer.Option(help="Of initial weights, masks, batches and search.")] = 0,
     set_: Options = None,
@@ -155,10 +157,10 @@ def _score(value: float | None, metric: str) -> str:
 
 @app.command()
 def compare(
-    methods: Annotated[list[str], typer.Argument(help="Names of `evoprune list methods`.", show_default=False)],
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD…", help="Names of `evoprune list methods`.")],
     data: Data = "digits",
     model: Model = "lenet-300-100",
-    sparsity: Annotated[str, typer.Option(help="One or several, as in 0.9,0.95,0.98.")] = "0.95",
+    sparsity: Annotated[str, typer.Option(metavar="SHARES", help="One or several, as in 0.9,0.95,0.98.")] = "0.95",
     seeds: Annotated[int, typer.Option(help="Runs of each method at each sparsity.")] = 5,
     epochs: Epochs = 10,
     set_: Options = None,
@@ -209,13 +211,12 @@ def show_comparison(comparison: Comparison) -> None:
     """The table on stdout, and where everything lies."""
     summary, results = comparison.summary, comparison.results
     metric, tested = results["metric"].iloc[0], results["test_score"].notna().all()
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("sparsity")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column("sparsity", no_wrap=True)
     table.add_column("method")
     baseline = "random" in set(summary["method"])
-    headers = ["survivors", f"validation {metric}", *([f"test {metric}"] if tested else [])]
-    for header in [*headers, *(["minus random"] if baseline else []), "cost"]:
-        table.add_column(header, justify="right")
+    for header in ["survivors", "validation", *(["test"] if tested else []), *(["minus random"] if baseline else []), "cost"]:
+        table.add_column(header, justify="right", no_wrap=True)
     previous = None
     for row in summary.to_dict("records"):
         asked = "outcome" if row["sparsity"] != row["sparsity"] else f"{row['sparsity']:.4g}"
@@ -229,7 +230,8 @@ def show_comparison(comparison: Comparison) -> None:
     console = output()
     about = ", ".join(str(results[name].iloc[0]) for name in ("data", "model"))
     seeds = results["seed"].nunique()
-    about += f", {seeds} seed{'s' if seeds > 1 else ''}, {results['epochs'].iloc[0]} epochs"
+    about += f", {seeds} seed{'s' if seeds > 1 else ''}, {results['epochs'].iloc[0]} epochs, {metric}"
+    about += " in %" if metric == "accuracy" else ""
     console.print(f"[bold]{escape(about)}[/]", highlight=False)
     console.print(table, highlight=False)
     interval = "± half of the 95% t interval, differences paired by seed" if seeds > 1 else "one seed: no intervals"
@@ -260,7 +262,7 @@ def _difference(row: Mapping[Hashable, Any], metric: str) -> str:
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, models, datasets, operators or criteria.", show_default=False)],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="methods, models, datasets, operators or criteria.")],
 ) -> None:
     """Show what can be chosen by name."""
     with reporting():
@@ -386,15 +388,16 @@ def coerced(key: str, text: str, hint: Any) -> Any:
     """`text` as a value of the annotated kind. Raises `InputError` for another kind; whatever is not annotated passes."""
     from typing import get_args, get_origin
 
-    lists = (Sequence, list, tuple)
-    union = hint is not None and get_origin(hint) not in (None, *lists)
+    union = hint is not None and get_origin(hint) not in (None, *LISTS_OF)
+    kinds = get_args(hint) if union else (hint,)
     value, expected = literal(text), []
-    for kind in get_args(hint) if union else (hint,):
-        if get_origin(kind) in lists:
-            if isinstance(value, list):
-                return value
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                return [value]
+    for kind in sorted(kinds, key=_rank):
+        if get_origin(kind) in LISTS_OF:
+            names = str in get_args(kind)
+            if names and ("," in text or str not in kinds):
+                return [part.strip() for part in text.split(",") if part.strip()]
+            if not names and (isinstance(value, list) or type(value) in (int, float)):
+                return value if isinstance(value, list) else [value]
             expected.append("a list such as 2,4,8")
         elif kind not in KINDS:
             return value
@@ -407,6 +410,14 @@ def coerced(key: str, text: str, hint: Any) -> Any:
     raise InputError(f"{key}={text!r} is not usable: give {' or '.join(expected)}")
 
 
+def _rank(kind: Any) -> int:
+    """What fits few texts is asked first: none, numbers, lists, and any text is a name."""
+    from typing import get_origin
+
+    return 0 if kind is type(None) else 2 if get_origin(kind) in LISTS_OF else 3 if kind is str else 1
+
+
+LISTS_OF = (Sequence, list, tuple)
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name", type(None): "none"}
 
 

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import pickle
-import shutil
 import signal
 import threading
 import time
@@ -31,6 +30,7 @@ from evoprune.problems.problem import Problem
 from evoprune.runs import (
     Arguments,
     RunFolder,
+    empty_folder,
     entries,
     logging_to,
     make_folder,
@@ -240,10 +240,7 @@ def _withdraw(folder: Path, made: list[Path]) -> None:
     """A refused comparison leaves nothing behind, unless runs were finished before it was refused."""
     if any((folder / RUNS).glob("*/result.json")):
         return
-    shutil.rmtree(folder / RUNS, ignore_errors=True)
-    for name in (SETUP, LOG):
-        with suppress(OSError):
-            (folder / name).unlink()
+    empty_folder(folder)
     remove_folders(made)
 
 

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,12 @@ FORMAT = 1
 SPARSITY = 0.95
 """What is asked when nobody asks."""
 
-RESULT, TICKET, HISTORY, TRACE, LOG = "result.json", "ticket.safetensors", "history.csv", "trace.csv", "log.txt"
+ASIDE = ("journal", "executor")
+"""Options that decide where a run is worked on, never what comes out."""
+
+RESULT, TICKET, HISTORY, TRACE, JOURNAL, LOG = (
+    *("result.json", "ticket.safetensors", "history.csv", "trace.csv", "journal.jsonl", "log.txt"),
+)
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # of an atomic write that was killed
 STAMP = re.compile(r"arguments ([0-9a-f]{32})$")
 
@@ -65,7 +71,7 @@ def run(
     result = folder.result()
     if result is None:
         with folder.opened():
-            result = folder.keep(chosen(problem, **arguments.passed))
+            result = folder.keep(chosen(problem, **folder.journaled(chosen, arguments.passed)))
     else:
         log.info("%s holds this run already: nothing is trained", folder.path)
     if not test:
@@ -103,7 +109,7 @@ class Arguments:
         passed = {name: value for name, value in options.items() if name != "sparsity"}
         if every["sparsity"] is not None:
             passed["sparsity"] = every["sparsity"] if given is None else given
-        plain = json.loads(json.dumps(every, default=repr))
+        plain = json.loads(json.dumps({name: every[name] for name in every if name not in ASIDE}, default=repr))
         common = ("sparsity", "epochs", "seed")
         chosen = {name: value for name, value in plain.items() if name in common or every[name] != defaults[name]}
         return cls(method.name, plain, chosen, passed, problem.describe())
@@ -127,8 +133,10 @@ class Arguments:
 def _check_values(problem: Problem, options: Mapping[str, Any]) -> None:
     """Refuse before any work what a method would refuse at its first use."""
     for name, known in (("criterion", CRITERIA), ("rule", RULES), ("engine", ENGINES)):
-        if name in options and options[name] != "auto":
-            known[options[name]]
+        asked = options.get(name)
+        for value in [asked] if isinstance(asked, str) else asked or []:
+            if value != "auto":
+                known[value]
     Training(device=options["device"]).resolved_device()
     if "allocation" in options and options["sparsity"] is not None:
         allocate(problem.space, options["sparsity"], options["allocation"])
@@ -195,8 +203,7 @@ class RunFolder:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Make the folder, log into it, and remove both again when the arguments turn out to be unusable."""
-        made = make_folder(self.path)
-        fresh = not (self.path / LOG).exists()
+        fresh, made = not entries(self.path), make_folder(self.path)
         try:
             if fresh:
                 atomic_write(self.path / LOG, self._first_lines().encode())
@@ -204,10 +211,13 @@ class RunFolder:
                 yield
         except InputError:
             if fresh:
-                with suppress(OSError):
-                    (self.path / LOG).unlink()
+                empty_folder(self.path)
             remove_folders(made)
             raise
+
+    def journaled(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
+        """`options` with a journal in this folder, where the method keeps one and none was given."""
+        return {"journal": self.path / JOURNAL, **options} if "journal" in method.options else options
 
     def _first_lines(self) -> str:
         made = self.arguments
@@ -283,6 +293,16 @@ def make_folder(path: Path) -> list[Path]:
         remove_folders(missing)
         raise InputError(f"cannot make the folder {path} ({error.strerror}): choose another one with --out") from None
     return missing
+
+
+def empty_folder(path: Path) -> None:
+    """Remove everything in a folder that was empty before this process used it."""
+    for child in path.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                child.unlink()
 
 
 def remove_folders(folders: list[Path]) -> None:

@@ -171,7 +171,7 @@ def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyP
         (["run", "kstarts", "--set", "optimizer=lbfgs"], ["element-wise"]),
         (["run", "dissipating", "--set", "rule=fraction"], ["delta"]),
         (["run", "kstarts", "--wrong"], ["--wrong", "--help"]),
-        (["run"], ["method", "--help"]),
+        (["run"], ["METHOD", "--help"]),
         (["runn"], ["runn"]),
         (["list", "model"], ["did you mean 'models'"]),
         (["compare", "random", "kstart"], ["did you mean 'kstarts'"]),
@@ -237,7 +237,13 @@ def test_literals(text: str, value: object) -> None:
     [
         *(("3", int, 3), ("3", float, 3), ("0.5", float, 0.5), ("true", bool, True), ("3", str, "3"), ("true", str, "true")),
         *(("none", int | None, None), ("3", int | None, 3), ("2", list[int] | None, [2]), ("2,4", list[int] | None, [2, 4])),
-        *(("grad", Literal["grad", "loss"], "grad"), ("3", None, 3), ("x", Path | int, "x")),
+        *(("grad", Literal["grad", "loss"], "grad"), ("3", None, 3), ("x", Path | int, "x"), ("none", str | None, None)),
+        *(
+            ("x", list[str], ["x"]),
+            ("x", str | list[str], "x"),
+            ("x,y", str | list[str], ["x", "y"]),
+            ("none", list[str] | None, None),
+        ),
     ],
 )
 def test_values_become_what_the_option_is(text: str, hint: Any, value: object) -> None:

@@ -127,6 +127,24 @@ def test_the_default_sparsity(problem: ep.Problem, method: str, asked: float) ->
     assert arguments.options["sparsity"] == asked
 
 
+def test_a_method_that_keeps_a_journal_keeps_it_in_the_folder(
+    problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {"fitness_epochs": 1, "mu": 2, "lambda_": 2, "ngen": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(ep.Ticket, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            run(problem, tmp_path / "run", "evolve", **small)
+    journal = tmp_path / "run" / "journal.jsonl"
+    lines = len(journal.read_text().splitlines())
+    assert lines > 2
+    resumed = run(problem, tmp_path / "run", "evolve", **small)
+    assert len(journal.read_text().splitlines()) == lines, "a finished evaluation was repeated"
+    whole = run(problem, tmp_path / "whole", "evolve", **small)
+    assert resumed["mask_hash"] == whole["mask_hash"]
+    assert {**resumed["ledger"], "wall_s": 0} == {**whole["ledger"], "wall_s": 0}
+
+
 # ---- the same arguments ------------------------------------------------------------------------------------------
 
 
