@@ -180,7 +180,7 @@ def test_children_start_from_their_parents_weights() -> None:
     weights = dict(mlp().initial_weights())
     for layer, name in enumerate(mlp().space.names):
         flat = weights[name].reshape(-1)
-        flat[parent.mask.survivors[layer]] = torch.from_numpy(trained.values[name].copy())
+        flat[torch.from_numpy(parent.mask.survivors[layer].copy())] = torch.from_numpy(trained.values[name].copy())
     weights |= {name: torch.from_numpy(value.copy()) for name, value in trained.others.items()}
     by_hand = ep.Population(mlp(), [parent], horizon=2, weights=[weights], batch_size=24, engine="dense").train(2)
     assert by_hand.trace.last("val_loss")[0] == second[0]
