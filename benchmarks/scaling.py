@@ -1,0 +1,104 @@
+"""What workers and sub-batches cost and gain: wall seconds of one generation, and what one evaluation moves.
+
+    python benchmarks/scaling.py [--quick] [--json benchmarks/results/scaling.json]
+
+workers: processes of one thread each, 0 is this process. chunk: networks of a sub-batch. overhead: seconds beyond the ideal
+(this process's seconds with the largest sub-batch, divided by the workers). first_s: the first generation, in which workers
+start and receive the problem; then_s: the median of the next ones. bytes: one mask as it is sent (pickled), its trained weights
+when they are inherited, the problem once a worker, and a journal line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import evoprune as ep
+from evoprune.evolution.executors.processes import ProcessExecutor
+
+GENERATION = 32
+
+
+def toolbox_of(problem: ep.Problem, workers: int, chunk: int, epochs: int, journal: Path) -> Any:
+    """Workers on one thread each."""
+    executor = ProcessExecutor(workers) if workers else None
+    return ep.make_toolbox(
+        problem, sparsity=0.98, epochs=epochs, executor=executor, chunk=chunk, seed=1, journal=journal, engine="sparse"
+    )
+
+
+def measure(problem: ep.Problem, workers: int, chunk: int, epochs: int, repeats: int) -> dict[str, Any]:
+    """Seconds of the first generation and of those that follow."""
+    with tempfile.TemporaryDirectory() as folder:
+        toolbox = toolbox_of(problem, workers, chunk, epochs, Path(folder) / "run.jsonl")
+        seconds = []
+        for _ in range(repeats + 1):
+            individuals = toolbox.population(n=GENERATION)
+            started = time.perf_counter()
+            list(toolbox.map(toolbox.evaluate, individuals))
+            seconds.append(time.perf_counter() - started)
+        toolbox.map.close()
+    return {
+        "workers": workers,
+        "chunk": chunk,
+        "first_s": round(seconds[0], 3),
+        "then_s": round(statistics.median(seconds[1:]), 3),
+    }
+
+
+def sizes(problem: ep.Problem) -> dict[str, int]:
+    """Bytes that travel."""
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder) / "run.jsonl"
+        toolbox = ep.make_toolbox(problem, sparsity=0.98, epochs=1, inherit="weights", journal=journal, seed=1)
+        (one,) = toolbox.population(n=1)
+        toolbox.evaluate(one)
+        trained = toolbox.map.store.get(one.evaluation)
+        toolbox.map.close()
+        return {
+            "survivors": one.mask.count,
+            "mask_bytes": len(pickle.dumps(one.mask)),
+            "inherited_bytes": len(pickle.dumps(trained)),
+            "lineage_bytes": len(json.dumps(toolbox.mutate(toolbox.clone(one))[0].lineage)),
+            "line_bytes": len(journal.read_bytes().splitlines()[-1]),
+            "problem_bytes": len(pickle.dumps(problem)),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="digits, one repeat")
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    problem = ep.Problem("lenet-300-100", "digits" if arguments.quick else "fashion-mnist")
+    epochs, repeats = (8, 1) if arguments.quick else (1, 3)
+    grid = [(0, 32), (0, 16), (0, 8), (1, 16), (2, 16), (2, 8), (2, 4)]
+    rows = [measure(problem, workers, chunk, epochs, repeats) for workers, chunk in grid]
+    for row in rows:
+        row["overhead_s"] = round(row["then_s"] - rows[0]["then_s"] / max(1, row["workers"]), 3)
+    result = {
+        "command": "python benchmarks/scaling.py" + (" --quick" if arguments.quick else ""),
+        "what": f"{GENERATION} masks of lenet-300-100 at 98%, {epochs} epochs on {problem.data_name}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",
+        "bytes": sizes(problem),
+        "rows": rows,
+    }
+    text = json.dumps(result, indent=1)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
