@@ -26,8 +26,8 @@ def results() -> str:
     lines = [
         f"![test accuracy against sparsity]({RESULTS}/accuracy.png)",
         "",
-        "`lenet-300-100` on Fashion-MNIST, 10 epochs, 5 seeds; ± is half of a 95% t interval, differences are paired by seed, cost is",
-        "in epochs of the dense network, losers included:",
+        "`lenet-300-100` on Fashion-MNIST, 10 epochs, 5 seeds; ± is half of a 95% t interval, differences are paired by seed,",
+        "cost is in epochs of the dense network, losers included:",
         "",
         "| sparsity | method | survivors | test accuracy % | minus random, points | cost |",
         "|---|---|---|---|---|---|",
@@ -45,7 +45,8 @@ def methods() -> str:
     from evoprune.methods import METHODS
 
     lines = ["| method | does | source |", "|---|---|---|"]
-    return "\n".join([*lines, *(f"| `{name}` | {entry.summary} | {entry.reference} |" for name, entry in sorted(METHODS.items()))])
+    rows = [f"| `{name}` | {entry.summary} | {entry.reference} |" for name, entry in sorted(METHODS.items())]
+    return "\n".join([*lines, *rows])
 
 
 def filled(text: str) -> str:

@@ -14,7 +14,20 @@ if TYPE_CHECKING:
     from evoprune.evolution.individual import FitnessMax, FitnessMin, Individual, fitness_class
     from evoprune.evolution.journal import read_journal
     from evoprune.evolution.loop import generations
-    from evoprune.evolution.operators import cxSetUniform, initSparse, mutSwap
+    from evoprune.evolution.operators import (
+        OPERATORS,
+        UMDA,
+        Told,
+        cxLayers,
+        cxRAR,
+        cxSetUniform,
+        initSparse,
+        mutGuided,
+        mutMoveBudget,
+        mutResize,
+        mutSwap,
+        replay,
+    )
     from evoprune.evolution.statistics import statistics
     from evoprune.evolution.toolbox import make_toolbox
     from evoprune.masks.files import load_mask, save_mask
@@ -41,11 +54,16 @@ _NAMES = {
     "Mask": "masks.mask",
     "MaskSpace": "masks.space",
     "Method": "methods",
+    "OPERATORS": "evolution.operators",
     "Population": "training.population",
     "Problem": "problems.problem",
     "Ticket": "training.ticket",
+    "Told": "evolution.operators",
     "Topology": "masks.topology",
     "Trace": "training.trace",
+    "UMDA": "evolution.operators",
+    "cxLayers": "evolution.operators",
+    "cxRAR": "evolution.operators",
     "cxSetUniform": "evolution.operators",
     "fitness_class": "evolution.individual",
     "generations": "evolution.loop",
@@ -54,12 +72,16 @@ _NAMES = {
     "load_runs": "runs",
     "make_toolbox": "evolution.toolbox",
     "method": "methods",
+    "mutGuided": "evolution.operators",
+    "mutMoveBudget": "evolution.operators",
+    "mutResize": "evolution.operators",
     "mutSwap": "evolution.operators",
     "plot_accuracy": "evidence.plots",
     "plot_layers": "evidence.plots",
     "plot_trace": "evidence.plots",
     "random_mask": "masks.sampling",
     "read_journal": "evolution.journal",
+    "replay": "evolution.operators",
     "save_mask": "masks.files",
     "scorer": "methods.scorers",
     "scorers": "methods",

@@ -34,7 +34,7 @@ def uniform(space: MaskSpace) -> Floats:
 
 @ALLOCATIONS.register("erk")
 def erk(space: MaskSpace) -> Floats:
-    """Erdős-Rényi-Kernel: density proportional to the sum of a weight's dimensions over their product.  [Evci 2020, arXiv:1911.11134]"""
+    """Erdős-Rényi-Kernel: density proportional to a weight's dimensions, sum over product.  [Evci 2020, arXiv:1911.11134]"""
     return np.array([sum(shape) / size for shape, size in zip(space.shapes, space.sizes, strict=True)])
 
 
