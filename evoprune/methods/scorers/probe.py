@@ -26,7 +26,8 @@ Values = Mapping[str, Tensor]
 class Probe:
     """One step of a scorer: the mask reached so far, on weights that are never written to.
 
-    step: 0 for the first. weights: dense initial prunable weights by name. others: the other parameters. buffers: the rest.
+    step: 0 for the first. start: the initial values of all parameters and buffers. weights: the prunable ones, dense, by name.
+    others: the other parameters. buffers: the rest.
     Every pass is counted in `ledger`, as 3 · prunable · samples.
     """
 
@@ -37,12 +38,13 @@ class Probe:
     step: int
     seed: int
     ledger: Ledger
+    start: Mapping[str, Tensor]
     weights: dict[str, Tensor] = field(init=False)
     others: dict[str, Tensor] = field(init=False)
     buffers: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._adopt(self.problem.initial_weights())
+        self._adopt(self.start)
 
     def _adopt(self, values: Values) -> None:
         placed = {name: value.to(self.samples.device) for name, value in values.items()}

@@ -112,9 +112,10 @@ class Scorer:
             dtype=precision,
         )
         own = {name: value for name, value in chosen.items() if name in inspect.signature(self.function).parameters}
+        start = problem.initial_weights()
         module, ledger, mask = problem.module().to(where), Ledger(device=where.type), Mask.full(problem.space)
         for step in range(steps):
-            probe = Probe(problem, module, mask, samples, step, seed, ledger)
+            probe = Probe(problem, module, mask, samples, step, seed, ledger, start)
             with seeds.isolated(seed, self.name, step):
                 scores = self.function(probe, **own)
             candidates = Mask.full(problem.space) if self.regrow else mask

@@ -43,14 +43,16 @@ def eoi(
     one rotation of its count; the rest of the survivors start at 0. A layer of fewer than min(out, in) survivors is
     orthogonal on as many of its units (logged). Cost: about (survivors / units) rotations of rows, no training.
     """
-    survivors, weights = [], {}
+    survivors, weights, short = [], {}, []
     for layer, (name, shape, count) in enumerate(
         zip(space.names, space.shapes, allocate(space, sparsity, allocation), strict=True)
     ):
         rng = seeds.generator(seed, "eoi", layer)
         rows, columns, taps, centre = _kernel(shape)
         share = max(round(count / taps), min(rows, columns), count - rows * columns * (taps - 1))
-        matrix = _rotated(rows, columns, min(share, count, rows * columns), rng, name)
+        matrix = _rotated(rows, columns, min(share, count, rows * columns), rng)
+        if count < min(rows, columns):
+            short.append(f"{name} ({count} of {min(rows, columns)} units)")
         used = np.flatnonzero(matrix) * taps + centre
         # the survivors that no rotation reaches: in the matrix as far as it is to be filled, then anywhere else
         inner = complement(np.flatnonzero(matrix), rows * columns) * taps + centre
@@ -60,6 +62,7 @@ def eoi(
         used = np.union1d(used, free[random_subset(rng, len(free), count - len(used))])
         survivors.append(used)
         weights[name] = _placed(gain * matrix, shape, taps, centre)
+    _tell(short)
     return Mask(space, survivors), weights
 
 
@@ -70,13 +73,17 @@ def eoi_weights(mask: Mask, seed: int = 0, *, gain: float = 1.0) -> Weights:
     opened up by the rotations that the mask has room for; the other survivors start at 0. A unit without a match has zero
     weights (logged). A layer that is not pruned is a random orthogonal matrix.
     """
-    weights, dense = {}, mask.dense()
+    weights, dense, short = {}, mask.dense(), []
     for layer, (name, shape) in enumerate(zip(mask.space.names, mask.space.shapes, strict=True)):
         rng = seeds.generator(seed, "eoi", layer)
         rows, columns, taps, centre = _kernel(shape)
         support = dense[name].reshape(rows * columns, taps)[:, centre].reshape(rows, columns).numpy()
-        matrix = _random_orthogonal(rows, columns, rng) if support.all() else _matched(support, rng, name)
+        matrix = _random_orthogonal(rows, columns, rng) if support.all() else _matched(support, rng)
+        units, full = min(int(matrix.any(0).sum()), int(matrix.any(1).sum())), min(rows, columns)
+        if units < full:
+            short.append(f"{name} ({units} of {full} units)")
         weights[name] = _placed(gain * matrix, shape, taps, centre)
+    _tell(short)
     return weights
 
 
@@ -95,14 +102,18 @@ def initialize(problem: Problem, mask: Mask, weights: Weights) -> Weights:
 # ---- matrices ---------------------------------------------------------------------------------------------------------
 
 
-def _rotated(rows: int, columns: int, count: int, rng: np.random.Generator, name: str) -> Matrix:
+def _tell(short: list[str]) -> None:
+    if short:
+        more = f" and {len(short) - 3} more" if len(short) > 3 else ""
+        log.warning("eoi: too few survivors to be orthogonal on every unit: %s%s", ", ".join(short[:3]), more)
+
+
+def _rotated(rows: int, columns: int, count: int, rng: np.random.Generator) -> Matrix:
     """A matrix of at most `count` non-zeros whose shorter side is orthonormal, by random rotations."""
     if rows < columns:
-        return _rotated(columns, rows, count, rng, name).T
+        return _rotated(columns, rows, count, rng).T
     matrix = np.zeros((rows, columns))
     units = min(columns, count)
-    if units < columns:
-        log.warning("eoi: %s has %d survivors for %d units: the others start without weights", name, units, columns)
     matrix[rng.permutation(rows)[:units], rng.permutation(columns)[:units]] = rng.choice([-1.0, 1.0], units)
     support, left = matrix != 0, count - units
     while left > 0 and (pair := _pair(support, left, rng)):
@@ -137,7 +148,7 @@ def _rotate(matrix: Matrix, support: npt.NDArray[np.bool_], first: int, second: 
     support[second] = support[first]
 
 
-def _matched(allowed: npt.NDArray[np.bool_], rng: np.random.Generator, name: str) -> Matrix:
+def _matched(allowed: npt.NDArray[np.bool_], rng: np.random.Generator) -> Matrix:
     """A matrix with non-zeros in `allowed` alone, orthonormal on the units of a maximum matching."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -145,8 +156,6 @@ def _matched(allowed: npt.NDArray[np.bool_], rng: np.random.Generator, name: str
     rows, columns = rng.permutation(allowed.shape[0]), rng.permutation(allowed.shape[1])  # which matching is found is random
     partner = maximum_bipartite_matching(csr_array(allowed[np.ix_(rows, columns)]), perm_type="column")
     found = np.flatnonzero(partner >= 0)
-    if len(found) < min(allowed.shape):
-        log.warning("eoi: only %d of %d units of %s can be matched by its mask", len(found), min(allowed.shape), name)
     matrix = np.zeros(allowed.shape)
     matrix[rows[found], columns[partner[found]]] = rng.choice([-1.0, 1.0], len(found))
     wide = allowed.shape[0] < allowed.shape[1]

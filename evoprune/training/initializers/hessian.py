@@ -73,7 +73,7 @@ def hessian_scales(
 
     In a network of L homogeneous layers (ReLU) the norm of layer k grows with the squared scales of all the others, so
     log s_k = S + log(h_k)/2 with S = -sum log(h) / (2(L - 1)); where norm layers make the output blind to the scale of a
-    weight, h_k falls with the square of its own. Either is a step of a fixed-point iteration; the best point seen is returned.
+    weight, h_k falls with the square of its own (the last layer, which none follows, is left alone). Either is a step of a fixed-point iteration; the best point seen is returned.
     """
     space = problem.space
     given = {**problem.initial_weights(), **(weights or {})}
@@ -86,8 +86,9 @@ def hessian_scales(
         height = np.log(np.maximum(np.array(list(measured.values())), 1e-300))
         if not np.isfinite(height).all() or (height < -600).all():
             break  # flat, or overflown: no scale is read off from it
-        if np.abs(height).max() < distance:
-            best, distance = logs, float(np.abs(height).max())
+        off = np.abs(height[:-1] if normed and len(height) > 1 else height).max()
+        if off < distance:
+            best, distance = logs, float(off)
         if distance < 0.01:
             break
         logs = logs + np.clip(_step(height, normed), -LARGEST_STEP, LARGEST_STEP)
@@ -136,8 +137,11 @@ def _step(height: npt.NDArray[np.float64], normed: bool) -> npt.NDArray[np.float
     """Change of the log scales that takes the log norms `height` to 0, if the network were homogeneous, or blind to scale."""
     if len(height) == 1 and not normed:
         return np.zeros(1)  # one linear layer: its Hessian does not depend on its scale
-    common = 0.0 if normed else float(height.sum()) / (2 * (len(height) - 1))
-    step: npt.NDArray[np.float64] = height / 2 - common
+    step: npt.NDArray[np.float64] = height / 2
+    if not normed:
+        return step - step.sum() / (len(step) - 1)
+    if len(step) > 1:
+        step[-1] = 0.0  # the head: no norm follows it
     return step
 
 

@@ -1,0 +1,81 @@
+"""The Hessian norm of each layer: against explicit Hessians, before and after masking, and scaled to 1."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+import evoprune as ep
+from evoprune import seeds
+from evoprune.errors import InputError
+from evoprune.training.initializers import hessian_norms, hessian_report, hessian_scales
+
+
+@pytest.fixture(scope="module")
+def problem() -> ep.Problem:
+    return ep.Problem("mlp:12-8", "digits", seed=0)
+
+
+def explicit(problem: ep.Problem, name: str, kept: Tensor, weights: dict[str, Tensor]) -> float:
+    """Spectral norm of the whole Hessian of one layer's survivors, entry by entry."""
+    split = problem.split("train")
+    rows = torch.from_numpy(seeds.generator(0, "hessian").choice(len(split), 100, replace=False))
+    inputs, targets, module = split.inputs[rows].double(), split.goals[rows], problem.module().train()
+
+    def loss(survivors: Tensor) -> Tensor:
+        weight = torch.zeros_like(weights[name]).masked_scatter(kept, survivors)
+        return nn.functional.cross_entropy(functional_call(module, {**weights, name: weight}, (inputs,)), targets)
+
+    matrix = torch.autograd.functional.hessian(loss, weights[name][kept])
+    return float(torch.linalg.eigvalsh(matrix).abs().max())  # type: ignore[arg-type]
+
+
+def test_norms_are_those_of_the_explicit_hessian(problem: ep.Problem) -> None:
+    for mask in (None, ep.random_mask(problem.space, sparsity=0.6, seed=1)):
+        norms = hessian_norms(problem, mask, iterations=100)
+        dense = {
+            name: torch.ones(shape, dtype=torch.bool)
+            for name, shape in zip(problem.space.names, problem.space.shapes, strict=True)
+        }
+        kept = dense if mask is None else mask.dense()
+        weights = {name: value.double() for name, value in problem.initial_weights().items()}
+        weights |= {name: weights[name] * kept[name] for name in kept}
+        for name in list(problem.space.names)[1:]:
+            assert norms[name] == pytest.approx(explicit(problem, name, kept[name], weights), rel=1e-3), name
+
+
+def test_the_report_says_what_masking_did_and_the_scale_undoes_it(problem: ep.Problem) -> None:
+    mask = ep.random_mask(problem.space, sparsity=0.8, seed=2)
+    report = hessian_report(problem, mask)
+    assert report.columns.tolist() == ["layer", "dense", "masked", "scale", "scaled"]
+    assert report["layer"].tolist() == list(problem.space.names)
+    assert (report["masked"] < report["dense"]).all()
+    assert report["scaled"].to_numpy() == pytest.approx([1.0] * 3, rel=0.1)
+    assert hessian_report(problem, mask).equals(report)
+
+
+def test_layers_under_batch_norm_are_scaled_too() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU()
+    )
+    problem = ep.Problem(nn.Sequential(*net, nn.Linear(8, 10)), "digits")
+    mask = ep.random_mask(problem.space, sparsity=0.5)
+    before, scales = hessian_norms(problem, mask), hessian_scales(problem, mask)
+    start = problem.initial_weights()
+    after = hessian_norms(problem, mask, {name: start[name] * scale for name, scale in scales.items()})
+    for name in problem.space.names[:2]:  # those whose output a norm makes blind to their scale
+        assert after[name] == pytest.approx(1, rel=0.1), before[name]
+    assert scales[problem.space.names[-1]] == 1.0
+
+
+def test_one_layer_has_no_scale_and_nothing_is_changed() -> None:
+    net = nn.Linear(64, 10)
+    before = net.weight.detach().clone()
+    problem = ep.Problem(nn.Sequential(nn.Flatten(), net), "digits")
+    assert hessian_scales(problem) == {"1.weight": 1.0}
+    assert torch.equal(net.weight, before)
+    with pytest.raises(InputError, match="samples=0"):
+        hessian_norms(problem, samples=0)
