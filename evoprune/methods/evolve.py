@@ -1,22 +1,24 @@
-"""A generational search over masks: DEAP's (mu + lambda) loop, a few epochs of training are a fitness."""
+"""A generational search over masks in DEAP's terms: a few epochs of training are a fitness, the fittest have children."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from deap import base, tools
 
 from evoprune.errors import InputError
 from evoprune.evolution.loop import State, generations
+from evoprune.evolution.operators import mutGuided
 from evoprune.evolution.several import front
 from evoprune.evolution.toolbox import make_toolbox
 from evoprune.masks.allocation import Allocation
 from evoprune.methods.first import check_first, first_population
 from evoprune.methods.registry import method
 from evoprune.problems.problem import Problem
+from evoprune.registry import one_of
 from evoprune.training.ledger import Ledger
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
@@ -24,25 +26,41 @@ from evoprune.training.ticket import Ticket
 __all__ = ["evolve"]
 
 
-@method(reference="(mu + lambda) evolution strategy, Beyer 2002, on masks of fixed size")
+FORMS: dict[str, dict[str, Any]] = {
+    "guided": {
+        "fitness_epochs": 1, "mu": 1, "lambda_": 4, "ngen": 15, "cxpb": 0.0, "mutpb": 1.0, "comma": True,
+        "mutate": "mutGuided", "inherit": "weights",
+    },
+    "plain": {
+        "fitness_epochs": 2, "mu": 16, "lambda_": 16, "ngen": 8, "cxpb": 0.2, "mutpb": 0.8, "comma": False,
+        "mutate": None, "inherit": None,
+    },
+}  # fmt: skip
+"""What an option is that is None."""
+
+
+@method(reference="evolution strategies, Beyer 2002, on masks of fixed size; guided form: Mocanu 2018, Evci 2020 as mutation")
 def evolve(
     problem: Problem,
     *,
     sparsity: float | tuple[float, float] = 0.95,
     epochs: int = 10,
-    fitness_epochs: int = 2,
-    mu: int = 16,
-    lambda_: int = 16,
-    ngen: int = 8,
-    cxpb: float = 0.2,
-    mutpb: float = 0.8,
+    form: Literal["guided", "plain"] | None = None,
+    fitness_epochs: int | None = None,
+    mu: int | None = None,
+    lambda_: int | None = None,
+    ngen: int | None = None,
+    cxpb: float | None = None,
+    mutpb: float | None = None,
+    comma: bool | None = None,
+    mutate: str | None = None,
+    inherit: str | None = None,
+    share: float = 0.3,
+    mate: str = "cxSetUniform",
     criterion: str | Sequence[str] = "loss",
     objectives: Sequence[str] | None = None,
     rungs: Sequence[int] | None = None,
     eta: int = 2,
-    mate: str = "cxSetUniform",
-    mutate: str | None = None,
-    inherit: str | None = None,
     first: Sequence[str] = ("random",),
     repetitions: int = 1,
     budget: int | None = None,
@@ -54,30 +72,45 @@ def evolve(
 ) -> Ticket:
     """Evolve masks for `ngen` generations, then train the best afresh for `epochs`.
 
-    fitness_epochs: epochs of one evaluation. cxpb + mutpb <= 1; the rest are clones. first: where the first population comes
-    from, in turns: "random", or scorers. rungs: each generation is a tournament of `fitness_epochs`, and the next population
-    comes from the children alone. objectives: several, as ("loss", "survivors") with two sparsities; the best in the first of
-    them is trained, the front is in the provenance. repetitions: evaluations an elite gets at most. budget: samples trained in
-    the search; it ends before the generation that would exceed it. The other options are those of `make_toolbox`.
+    form: "guided" (the default with one objective) is a (1, 4) strategy: children go on from their parent's trained weights,
+    and `share` of the survivors of each layer, those that moved least, give way to weights of large gradients. "plain" (the
+    default with `objectives` or `rungs`) is a (16 + 16) strategy on random changes, each mask trained from the initial weights.
+    Options that are None are the form's (`FORMS`): fitness_epochs (of one evaluation), mu, lambda_, ngen, cxpb + mutpb <= 1 (the
+    rest are clones), comma (the next population comes from the children alone), mutate, inherit.
+
+    first: where the first population comes from, in turns: "random", or scorers. rungs: each generation is a tournament of
+    `fitness_epochs`, and comma. objectives: several, as ("loss", "survivors") with two sparsities; the best in the first of them
+    is trained, the front is in the provenance. repetitions: evaluations an elite gets at most. budget: samples trained in the
+    search; it ends before the generation that would exceed it. The other options are those of `make_toolbox`.
     """
-    _check(mu=mu, lambda_=lambda_, ngen=ngen, repetitions=repetitions, cxpb=cxpb, mutpb=mutpb)
+    form = ("guided" if objectives is None and rungs is None else "plain") if form is None else form
+    given = {
+        "fitness_epochs": fitness_epochs, "mu": mu, "lambda_": lambda_, "ngen": ngen, "cxpb": cxpb, "mutpb": mutpb,
+        "comma": True if rungs is not None else comma, "mutate": mutate, "inherit": inherit,
+    }  # fmt: skip
+    plan = FORMS[one_of("form", form, tuple(FORMS))] | {name: value for name, value in given.items() if value is not None}
+    _check(repetitions=repetitions, **{name: plan[name] for name in ("mu", "lambda_", "ngen", "cxpb", "mutpb", "comma")})
     check_first(first)
     toolbox = make_toolbox(
-        problem, sparsity=sparsity, epochs=fitness_epochs, criterion=criterion, objectives=objectives, rungs=rungs, eta=eta,
-        allocation=allocation, mate=mate, mutate=mutate, inherit=inherit, journal=journal, executor=executor, seed=seed,
-        **training,
+        problem, sparsity=sparsity, epochs=plan["fitness_epochs"], criterion=criterion, objectives=objectives, rungs=rungs,
+        eta=eta, allocation=allocation, mate=mate, mutate=plan["mutate"], inherit=plan["inherit"], journal=journal,
+        executor=executor, seed=seed, **training,
     )  # fmt: skip
     if objectives is None:
         toolbox.register("select", tools.selBest)
-    population, scoring = first_population(toolbox, problem, mu, first, sparsity=sparsity, allocation=allocation, seed=seed)
+    if plan["mutate"] == "mutGuided":
+        toolbox.register("mutate", mutGuided, share=share, noise=True)
+    population, scoring = first_population(
+        toolbox, problem, plan["mu"], first, sparsity=sparsity, allocation=allocation, seed=seed
+    )
     shares = dict(Counter(individual.lineage["operator"] for individual in population))
     hall = tools.HallOfFame(1) if objectives is None else tools.ParetoFront(lambda a, b: a.mask == b.mask)
     states = generations(
-        population, toolbox, cxpb, mutpb, ngen, mu=mu, lambda_=lambda_, comma=rungs is not None, halloffame=hall,
-        repetitions=repetitions,
+        population, toolbox, plan["cxpb"], plan["mutpb"], plan["ngen"], mu=plan["mu"], lambda_=plan["lambda_"],
+        comma=plan["comma"], halloffame=hall, repetitions=repetitions,
     )  # fmt: skip
     state = next(states)
-    while not _exceeds(toolbox, lambda_, budget) and (later := next(states, None)) is not None:
+    while not _exceeds(toolbox, plan["lambda_"], budget) and (later := next(states, None)) is not None:
         state = later
     toolbox.map.close()
     ticket = _trained(problem, state, toolbox, epochs, seed, training, scoring)
@@ -105,7 +138,7 @@ def _exceeds(toolbox: base.Toolbox, lambda_: int, budget: int | None) -> bool:
     return budget is not None and spent + spent // max(1, evaluations) * lambda_ > budget
 
 
-def _check(*, cxpb: float, mutpb: float, mu: int, **counts: int) -> None:
+def _check(*, cxpb: float, mutpb: float, mu: int, comma: bool, **counts: int) -> None:
     for name, value in {"mu": mu, **counts}.items():
         least = 0 if name == "ngen" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -114,3 +147,5 @@ def _check(*, cxpb: float, mutpb: float, mu: int, **counts: int) -> None:
         raise InputError(f"cxpb={cxpb!r} and mutpb={mutpb!r} are not usable: give shares of the offspring, together at most 1")
     if mu == 1 and cxpb:
         raise InputError(f"mu=1 leaves no pair to cross with cxpb={cxpb!r}: set cxpb=0, or raise mu=")
+    if comma and mu > counts["lambda_"]:
+        raise InputError(f"mu={mu} cannot be selected from lambda_={counts['lambda_']} children alone: raise lambda_")

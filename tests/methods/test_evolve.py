@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from evoprune.errors import InputError
+from evoprune.evolution.journal import read_journal
 from evoprune.evolution.toolbox import make_toolbox
 from evoprune.masks.sampling import random_mask
 from evoprune.methods import METHODS
@@ -15,7 +16,9 @@ from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 from tests.tiny import mlp
 
-OPTIONS: dict[str, Any] = {"sparsity": 0.7, "epochs": 3, "fitness_epochs": 1, "mu": 4, "lambda_": 4, "ngen": 3, "batch_size": 18}
+OPTIONS: dict[str, Any] = {
+    "form": "plain", "sparsity": 0.7, "epochs": 3, "fitness_epochs": 1, "mu": 4, "lambda_": 4, "ngen": 3, "batch_size": 18,
+}  # fmt: skip
 
 
 def evolve(**options: Any) -> Ticket:
@@ -39,6 +42,22 @@ def test_more_generations_never_lose_the_best() -> None:
     values = [fitness(evolve(ngen=ngen)) for ngen in (0, 2, 6)]
     assert values[0] >= values[1] >= values[2]
     assert values[0] > values[2]
+
+
+def test_the_guided_form_goes_on_from_weights_and_trains_the_winner_afresh(tmp_path: Any) -> None:
+    ticket = METHODS["evolve"](mlp(), sparsity=0.7, epochs=3, ngen=3, batch_size=18, journal=tmp_path / "run.jsonl")
+    frame = read_journal(tmp_path / "run.jsonl")
+    assert len(frame) == 1 + 3 * 4
+    assert frame["inherits"].notna().sum() == 3 * 4
+    assert ticket.provenance["search"]["lineage"]["operator"] in ("mutGuided", "initSparse")
+    again = Population(mlp(), [ticket.mask], horizon=3, batch_size=18).train(3)
+    assert all(torch.equal(ticket.weights[name], value) for name, value in again.parameters.row(0).items())
+
+
+def test_scorers_in_the_first_population_are_reported_and_paid_for() -> None:
+    ticket = evolve(ngen=0, first=("random", "snip"))
+    assert ticket.provenance["first"] == {"initSparse": 2, "snip": 2}
+    assert ticket.ledger.samples > evolve(ngen=0).ledger.samples
 
 
 def test_the_ledger_counts_the_search_and_the_winner() -> None:
@@ -72,7 +91,8 @@ def test_the_first_population_follows_the_seed() -> None:
     "wrong",
     [
         {"mu": 0}, {"lambda_": 0}, {"ngen": -1}, {"mu": 2.5}, {"fitness_epochs": 0}, {"cxpb": 0.7, "mutpb": 0.7}, {"cxpb": -0.1},
-        {"mu": 1}, {"criterion": "both"},
+        {"mu": 1}, {"criterion": "both"}, {"form": "planned"}, {"first": ()}, {"first": ("snop",)}, {"first": "snip"},
+        {"mu": 6, "comma": True}, {"repetitions": 0}, {"inherit": "genes"}, {"rungs": (2, 1)},
     ],
     ids=str,
 )  # fmt: skip
