@@ -48,9 +48,9 @@ class _CrossEntropy(Loss):
     name, metric = "cross_entropy", "accuracy"
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        k, samples, classes = outputs.shape
-        flat = targets.expand(k, samples).reshape(-1)
-        return functional.cross_entropy(outputs.reshape(-1, classes), flat, reduction="none").view(k, samples)
+        k, samples, _ = outputs.shape
+        # classes second: torch's kernel then runs over whole lines of samples, several times faster than over rows of classes
+        return functional.cross_entropy(outputs.transpose(1, 2), targets.expand(k, samples), reduction="none")
 
 
 class _MeanSquaredError(Loss):

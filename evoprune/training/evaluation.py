@@ -27,9 +27,9 @@ def evaluate(
     with torch.no_grad():
         for chunk in chunks:
             chunk.eval()
-            rows = slice(chunk.start, chunk.stop)
-            for x, y in zip(inputs.split(batches.size), targets.split(batches.size), strict=True):
-                outputs = chunk(x)
+        for x, y in zip(inputs.split(batches.size), targets.split(batches.size), strict=True):
+            for chunk in chunks:
+                rows, outputs = slice(chunk.start, chunk.stop), chunk(x)
                 loss[rows] += problem.loss.per_sample(outputs, y).double().sum(1)
                 if problem.task == "classification":
                     right[rows] += hits(outputs, y).sum(-1)

@@ -16,6 +16,7 @@ from evoprune.errors import InputError, MaskMismatch, TrainingFailed
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
 from evoprune.training.batches import Batches
+from evoprune.training.denormals import EVERY, zero_tiny
 from evoprune.training.dropconnect import DropConnect
 from evoprune.training.engines import Chunk, make_engine
 from evoprune.training.evaluation import evaluate
@@ -163,6 +164,8 @@ class Population:
             self.optimizer.step()
             _zero_gradients(self.parameters)
             self.steps += 1
+            if self.steps % EVERY == 0:
+                zero_tiny(self.optimizer)
         counts = [mask.count for mask in self.masks]
         self.ledger.train(steps * self.batches.size, counts, 3 * self.problem.prunable * len(self.problem.split("train")))
         if first + steps == self.batches.per_epoch:
@@ -238,12 +241,17 @@ class Population:
         batch: inputs `(B, …)` and targets; by default the batch that the next step will see. Counted in the ledger as
         3 · prunable · samples.
         """
-        from evoprune.training.gradients import dense_gradient
-
         inputs, targets = batch or self.batches.at(self.steps)
-        n_train = len(self.problem.split("train"))
+        loss, n_train = self.problem.loss, len(self.problem.split("train"))
         self.ledger.train(len(inputs), [self.problem.prunable] * len(self), 3 * self.problem.prunable * n_train)
-        return dense_gradient(self.engine.model, self.parameters, self.problem.loss, inputs, targets)
+        collected: dict[str, list[Tensor]] = {name: [] for name in self.problem.space.names}
+        with seeds.isolated():
+            for chunk in self._chunks:
+                torch.manual_seed(self._dropout_seed + self.steps)
+                found = chunk.train().dense_gradients(inputs, lambda o: loss.per_sample(o, targets).mean(1).sum())
+                for name, gradient in found.items():
+                    collected[name].append(gradient)
+        return {name: torch.cat(gradients) for name, gradients in collected.items()}
 
     # ---- changing who trains ------------------------------------------------------------------------------------
 

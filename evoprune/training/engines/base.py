@@ -37,6 +37,13 @@ class Chunk(nn.Module, ABC):
         batch: `(B, …)`, the same for all k individuals; with `shared=False` `(k, B, …)`, one batch an individual.
         """
 
+    @abstractmethod
+    def dense_gradients(self, batch: Tensor, objective: Callable[[Tensor], Tensor], shared: bool = True) -> dict[str, Tensor]:
+        """Gradient of `objective(outputs)` (a number, outputs as of `forward`) with respect to every prunable weight.
+
+        `(k, *shape)` by name, pruned weights included; gradients and running statistics of the chunk stay as they are.
+        """
+
 
 class Engine(ABC):
     """One way to train a generation. Loss, optimizer, schedule and trace are written once, above it.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
 from evoprune.errors import UnsupportedLayer
-from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import ENGINES, Chunk, Engine
-from evoprune.training.engines.loop import dense_weights
+from evoprune.training.engines.loop import ScatteredChunk
 from evoprune.training.parameters import Parameters
 
 __all__ = ["DenseEngine"]
@@ -17,15 +16,8 @@ CHUNK_WEIGHTS = {"cpu": 4_000_000, "cuda": 400_000_000}
 """Dense weights a chunk holds at most: their scatter, product and gradient are the working set of a step."""
 
 
-class _DenseChunk(Chunk):
-    def __init__(self, model: nn.Module, space: MaskSpace, parameters: Parameters, start: int, stop: int) -> None:
-        super().__init__(parameters, start, stop)
-        self.model, self.space = model, space
-        self.indices = {name: parameters.indices(name, start, stop) for name in space.names}
-
-    def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
-        weights = {**dense_weights(self, self.indices, self.space), **self.stacked}
-
+class _DenseChunk(ScatteredChunk):
+    def run(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
         def one(weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor) -> Tensor:
             output: Tensor = functional_call(self.model, (weights, states), (batch,))
             return output
@@ -33,7 +25,7 @@ class _DenseChunk(Chunk):
         # randomness="same": dropout draws common random numbers for all individuals
         run = vmap(one, in_dims=(0, 0, None if shared else 0), randomness="same")
         try:
-            output: Tensor = run(weights, self.states, batch)
+            output: Tensor = run({**weights, **self.stacked}, states, batch)
         except RuntimeError as error:
             if "vmap" in str(error) or "data-dependent control flow" in str(error):
                 raise UnsupportedLayer(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -10,28 +13,44 @@ from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import ENGINES, Chunk, Engine
 from evoprune.training.parameters import Parameters
 
-__all__ = ["LoopEngine", "dense_weights"]
+__all__ = ["LoopEngine", "ScatteredChunk"]
 
 
-def dense_weights(chunk: Chunk, indices: dict[str, Tensor], space: MaskSpace) -> dict[str, Tensor]:
-    """Survivors scattered into dense weights, by name, each `(k, *shape)`; differentiable in the survivors."""
-    weights = {}
-    for name, shape, size in zip(space.names, space.shapes, space.sizes, strict=True):
-        values = chunk.survivors[name]
-        dense = torch.zeros(chunk.k * size, dtype=values.dtype, device=values.device)
-        weights[name] = dense.scatter(0, indices[name], values).view(chunk.k, *shape)
-    return weights
+class ScatteredChunk(Chunk):
+    """A chunk that runs the model itself on survivors scattered into dense weights."""
 
-
-class _LoopChunk(Chunk):
     def __init__(self, model: nn.Module, space: MaskSpace, parameters: Parameters, start: int, stop: int) -> None:
         super().__init__(parameters, start, stop)
         self.model, self.space = model, space
         self.indices = {name: parameters.indices(name, start, stop) for name in space.names}
 
+    @abstractmethod
+    def run(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
+        """Outputs `(k, B, …)` for dense `weights` `(k, *shape)` of the prunable layers."""
+
+    def dense_weights(self) -> dict[str, Tensor]:
+        """Survivors scattered into dense weights, by name, each `(k, *shape)`; differentiable in the survivors."""
+        weights = {}
+        for name, shape, size in zip(self.space.names, self.space.shapes, self.space.sizes, strict=True):
+            values = self.survivors[name]
+            dense = torch.zeros(self.k * size, dtype=values.dtype, device=values.device)
+            weights[name] = dense.scatter(0, self.indices[name], values).view(self.k, *shape)
+        return weights
+
     def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
-        weights = {**dense_weights(self, self.indices, self.space), **self.stacked, **self.states}
-        own = {name: value[0] for name, value in weights.items()}
+        return self.run(self.dense_weights(), self.states, batch, shared)
+
+    def dense_gradients(self, batch: Tensor, objective: Callable[[Tensor], Tensor], shared: bool = True) -> dict[str, Tensor]:
+        with torch.enable_grad():
+            weights = {name: value.detach().requires_grad_() for name, value in self.dense_weights().items()}
+            states = {name: value.clone() for name, value in self.states.items()}
+            outputs = self.run(weights, states, batch, shared)
+            return dict(zip(weights, torch.autograd.grad(objective(outputs), list(weights.values())), strict=True))
+
+
+class _LoopChunk(ScatteredChunk):
+    def run(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
+        own = {name: value[0] for name, value in {**weights, **self.stacked, **states}.items()}
         output: Tensor = functional_call(self.model, own, (batch if shared else batch[0],))
         return output.unsqueeze(0)
 
