@@ -72,8 +72,9 @@ def hessian_scales(
     """One factor a layer, with which every layer's Hessian norm is as near to 1 as `rounds` rounds bring it.
 
     In a network of L homogeneous layers (ReLU) the norm of layer k grows with the squared scales of all the others, so
-    log s_k = S + log(h_k)/2 with S = -sum log(h) / (2(L - 1)); where norm layers make the output blind to the scale of a
-    weight, h_k falls with the square of its own (the last layer, which none follows, is left alone). Either is a step of a fixed-point iteration; the best point seen is returned.
+    log s_k = S + log(h_k)/2 with S = -sum log(h) / (2(L - 1)). Where norm layers make the output blind to the scale of a
+    weight, h_k falls with the square of its own; the last layer, which none follows, is left alone there. Either is a step of
+    a fixed-point iteration; the best point seen is returned.
     """
     space = problem.space
     given = {**problem.initial_weights(), **(weights or {})}
@@ -139,7 +140,7 @@ def _step(height: npt.NDArray[np.float64], normed: bool) -> npt.NDArray[np.float
         return np.zeros(1)  # one linear layer: its Hessian does not depend on its scale
     step: npt.NDArray[np.float64] = height / 2
     if not normed:
-        return step - step.sum() / (len(step) - 1)
+        return step - float(step.sum()) / (len(step) - 1)
     if len(step) > 1:
         step[-1] = 0.0  # the head: no norm follows it
     return step

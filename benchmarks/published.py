@@ -1,0 +1,201 @@
+"""The LeNet-300-100 / MNIST table of the published rivals, repeated:  python benchmarks/published.py
+
+100 epochs of 54,000 images (the rest is for validation), batch 100, SGD .1 with momentum .9, weight decay 5e-4, learning
+rate x0.1 every 25,000 steps, 5 seeds. Static masks and the rules that change masks train all seeds of a cell together, as one
+population with common batches; kstarts, dissipating and combined run seed by seed. Each finished cell is appended to the
+CSV, so that the command goes on where it was stopped, and can be given in pieces:
+
+    python benchmarks/published.py --methods set,rigl --sparsities 0.95 --seeds 5
+    python benchmarks/published.py --epochs 1 --seeds 1 --out /tmp/smoke.csv       # a trial; other epochs, other rows
+
+MNIST is read from EVOPRUNE_DATA or --data-root, in torchvision's layout, else fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import evoprune as ep
+from evoprune.masks.mask import Mask
+from evoprune.methods.gradual_magnitude import prune_gradually
+from evoprune.methods.imp import prune_and_rewind
+from evoprune.methods.rigl import rewire_by_gradient
+from evoprune.methods.set_ import rewire_at_random
+
+RESULTS = Path(__file__).parent / "results" / "published_lenet.csv"
+RECIPE = {"batch_size": 100, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "step_every": 25_000}
+COLUMNS = [
+    "method",
+    "sparsity",
+    "seed",
+    "epochs",
+    "test_accuracy",
+    "val_accuracy",
+    "test_loss",
+    "survivors",
+    "samples",
+    "dense_equivalent_epochs",
+    "wall_s",
+    "engine",
+    "together_with",
+    "mask_hash",
+]
+PUBLISHED = {
+    "random_erk": {0.9: 97.94, 0.95: 96.68, 0.98: 82.8, 0.99: 49.5},
+    "snip": {0.95: 98.4, 0.98: 97.6},
+    "set": {0.9: 98.39, 0.95: 98.14, 0.98: 97.74, 0.99: 95.80},
+    "gradual_magnitude": {0.9: 98.55, 0.95: 98.47, 0.98: 98.12, 0.99: 97.47},
+    "sparse momentum": {0.9: 98.67, 0.95: 98.53, 0.98: 98.20, 0.99: 97.53},
+}
+"""Test accuracy in %; `random_erk` stands beside the published static random masks, whose allocation is not said."""
+
+Rows = list[dict[str, Any]]
+
+
+def mask_of(method: str, problem: ep.Problem, sparsity: float, seed: int) -> tuple[Mask, ep.Ledger]:
+    """The mask that a cell's network of `seed` starts from, and what finding it cost."""
+    if method in ep.scorers:
+        return ep.scorers[method].select(problem, sparsity=sparsity, seed=seed, device="cpu")
+    if method in ("imp", "gradual_magnitude"):
+        return Mask.full(problem.space), ep.Ledger()
+    allocation = "uniform" if method == "random_uniform" else "erk"
+    return ep.random_mask(problem.space, sparsity=sparsity, allocation=allocation, seed=seed), ep.Ledger()
+
+
+def whole(generation: ep.Population, sparsity: float) -> ep.Population:
+    """Train the masks as they are."""
+    return generation.train(generation.horizon)
+
+
+TOGETHER: dict[str, Callable[[ep.Population, float], ep.Population]] = {
+    **dict.fromkeys(("random_uniform", "random_erk", "magnitude", "snip", "synflow", "grasp"), whole),
+    "set": lambda generation, sparsity: rewire_at_random(generation),
+    "rigl": lambda generation, sparsity: rewire_by_gradient(generation),
+    "gradual_magnitude": prune_gradually,
+    "imp": prune_and_rewind,
+}
+ONE_BY_ONE = ("kstarts", "dissipating", "combined")
+
+
+def cell(method: str, sparsity: float, problem: ep.Problem, seeds: Sequence[int], epochs: int) -> Rows:
+    """Train one method at one sparsity for all `seeds`, and open the test split once a network."""
+    started = time.perf_counter()
+    problems = [problem.with_seed(seed) for seed in seeds]
+    if method in TOGETHER:
+        found = [mask_of(method, own, sparsity, seed) for own, seed in zip(problems, seeds, strict=True)]
+        weights = [own.initial_weights() for own in problems]
+        generation = ep.Population(problem, [mask for mask, _ in found], horizon=epochs, weights=weights, **RECIPE)
+        generation = TOGETHER[method](generation, sparsity)
+        tickets = [generation.ticket(row) for row in range(len(seeds))]
+        costs = [_share(generation.ledger, len(seeds)) + ledger for _, ledger in found]
+    else:
+        options = {"sparsity": sparsity, "epochs": epochs, **RECIPE}
+        tickets = [ep.methods[method](own, seed=seed, **options) for own, seed in zip(problems, seeds, strict=True)]
+        costs = [ticket.ledger for ticket in tickets]
+    seconds = (time.perf_counter() - started) / len(seeds)
+    return [
+        _row(method, sparsity, seed, epochs, ticket, cost, seconds, len(seeds) if method in TOGETHER else 1)
+        for seed, ticket, cost in zip(seeds, tickets, costs, strict=True)
+    ]
+
+
+def _share(ledger: ep.Ledger, k: int) -> ep.Ledger:
+    """What one of k networks that trained together cost."""
+    return ep.Ledger(
+        samples=ledger.samples // k,
+        survivor_updates=ledger.survivor_updates // k,
+        dense_equivalent_epochs=ledger.dense_equivalent_epochs / k,
+        engine=ledger.engine,
+    )
+
+
+def _row(
+    method: str, sparsity: float, seed: int, epochs: int, ticket: ep.Ticket, cost: ep.Ledger, seconds: float, together: int
+) -> dict[str, Any]:
+    test = ticket.test("benchmarks/published.py")
+    return {
+        "method": method,
+        "sparsity": sparsity,
+        "seed": seed,
+        "epochs": epochs,
+        "test_accuracy": test["accuracy"],
+        "val_accuracy": ticket.val_accuracy,
+        "test_loss": test["loss"],
+        "survivors": ticket.mask.count,
+        "samples": cost.samples,
+        "dense_equivalent_epochs": cost.dense_equivalent_epochs,
+        "wall_s": round(seconds, 2),
+        "engine": cost.engine,
+        "together_with": together,
+        "mask_hash": ticket.mask.hash,
+    }
+
+
+def finished(path: Path) -> set[tuple[str, float, int, int]]:
+    """Cells (method, sparsity, seed, epochs) that the file holds."""
+    if not path.exists():
+        return set()
+    frame = pd.read_csv(path)
+    return {(row.method, float(row.sparsity), int(row.seed), int(row.epochs)) for row in frame.itertuples()}
+
+
+def append(path: Path, rows: Rows) -> None:
+    """Add rows to the file, with its header where it is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def table(path: Path, epochs: int) -> str:
+    """Mean test accuracy in % (and its standard deviation over seeds) of each method and sparsity, the published ones beside."""
+    frame = pd.read_csv(path)
+    frame = frame[frame["epochs"] == epochs]
+    lines = [f"{'test accuracy, %':22}" + "".join(f"{f'{100 * s:g}':>22}" for s in sorted(frame["sparsity"].unique()))]
+    for method in [*frame["method"].unique(), *(name for name in PUBLISHED if name not in set(frame["method"]))]:
+        entries = []
+        for sparsity in sorted(frame["sparsity"].unique()):
+            own = 100 * frame[(frame["method"] == method) & (frame["sparsity"] == sparsity)]["test_accuracy"]
+            mine = f"{own.mean():.2f} ± {own.std(ddof=1) if len(own) > 1 else 0:.2f}" if len(own) else "-"
+            theirs = PUBLISHED.get(method, {}).get(sparsity)
+            entries.append(mine if theirs is None else f"{mine} [{theirs:g}]")
+        lines.append(f"{method:22}" + "".join(f"{entry:>22}" for entry in entries))
+    return "\n".join([*lines, "[published]"])
+
+
+def main() -> None:
+    known = [*TOGETHER, *ONE_BY_ONE]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", default=",".join(known), help="of " + ", ".join(known))
+    parser.add_argument("--sparsities", default="0.9,0.95,0.98,0.99")
+    parser.add_argument("--seeds", type=int, default=5, help="0, 1, … (this many)")
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--data-root", default=None)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    methods = options.methods.split(",")
+    if unknown := [name for name in methods if name not in known]:
+        parser.error(f"unknown method {unknown[0]!r}: choose from {', '.join(known)}")
+    problem = ep.Problem("lenet-300-100", "mnist", seed=0, data_root=options.data_root)
+    for sparsity in map(float, options.sparsities.split(",")):
+        for method in methods:
+            done = finished(options.out)
+            seeds = [seed for seed in range(options.seeds) if (method, sparsity, seed, options.epochs) not in done]
+            if seeds:
+                print(f"{method} at {sparsity:g}, seeds {seeds} ...", flush=True)
+                append(options.out, cell(method, sparsity, problem, seeds, options.epochs))
+    print(table(options.out, options.epochs))
+
+
+if __name__ == "__main__":
+    main()
