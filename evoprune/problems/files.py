@@ -71,7 +71,8 @@ def read_npz(path: Path) -> dict[str, Array]:
     except Exception as error:  # flipped bits in zip or header can end in any kind of error
         if "Object arrays" in str(error):
             raise InputError(f"{path} holds an array of objects, which is never unpickled: save plain numbers") from None
-        raise DamagedFile(f"{path} is no readable .npz archive ({first_line(error)}): write it with numpy.savez") from None
+        reason = first_line(error).partition(" If you trust")[0]  # numpy goes on to advise what is never done here
+        raise DamagedFile(f"{path} is no readable .npz archive ({reason}): write it with numpy.savez") from None
 
 
 def first_line(error: BaseException) -> str:
