@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from evoprune.errors import InputError
 
-__all__ = ["Interval", "mean_interval", "paired_difference"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Interval", "early_to_final", "holm", "mean_interval", "paired_difference", "seeds_needed"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -88,3 +92,71 @@ def _p_value(interval: Interval) -> float:
 
 def _floats(values: Iterable[float]) -> Floats:
     return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+
+# ---- several at once, and how many ---------------------------------------------------------------------------------
+
+
+def holm(p: Iterable[float]) -> list[float]:
+    """p-values corrected for each other, in the same order; NaN (nothing tested) stays and does not count.  [Holm 1979]
+
+    The chance that any true "no difference" falls below a level is at most that level.
+    """
+    given = _floats(p)
+    tested = np.flatnonzero(~np.isnan(given))
+    order = tested[np.argsort(given[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected = given.copy()
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * factors))
+    return [float(value) for value in corrected]
+
+
+def seeds_needed(sd: float, difference: float, *, power: float = 0.8, level: float = 0.95) -> int | None:
+    """Pairs after which a paired t test finds `difference` with that power, for differences of standard deviation `sd`.
+
+    Two arms of standard deviation .2 that share nothing have differences of .28, so .2 takes 18 and .5 takes 5.
+    None when `sd` is unknown (NaN). Raises `InputError` unless difference > 0 and 0 < power, level < 1.
+    """
+    if not difference > 0 or not 0 < power < 1 or not 0 < level < 1:
+        raise InputError(f"difference={difference!r}, power={power!r} are not usable: give a size > 0 and a share such as 0.8")
+    if math.isnan(sd):
+        return None
+    low, high = 1, 2  # low is too few, high is enough at the end
+    while _power(sd, difference, high, level) < power:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _power(sd, difference, middle, level) >= power else (middle, high)
+    return high
+
+
+def _power(sd: float, difference: float, n: int, level: float) -> float:
+    """Of the two-sided paired t test with n pairs."""
+    if sd <= difference * 1e-9:
+        return 1.0
+    from scipy import stats
+
+    critical, shift = stats.t.ppf((1 + level) / 2, n - 1), difference / sd * math.sqrt(n)
+    if n > 500:  # the noncentral t is slow and loses digits out there
+        return float(stats.norm.sf(critical - shift))
+    return float(stats.nct.sf(critical, n - 1, shift))
+
+
+def early_to_final(trace: pd.DataFrame, *, column: str = "val_loss") -> pd.DataFrame:
+    """How well each epoch ranks the individuals as the last one does: columns epoch, correlation (Spearman), individuals.
+
+    trace: as of `Trace.frame()` or a run's `trace.csv`. Only individuals that reached the last epoch count; a tournament or
+    K-starts run keeps too few of them, train without selection to see it. Fewer than three give no rows.
+    """
+    import pandas as pd
+    from scipy import stats
+
+    wide = trace.pivot(index="individual", columns="epoch", values=column)
+    wide = wide[wide[wide.columns[-1]].notna()] if len(wide.columns) else wide
+    rows = []
+    for epoch in wide.columns[:-1] if len(wide) > 2 else ():
+        pair = wide[[epoch, wide.columns[-1]]].dropna()
+        constant = (pair.nunique() < 2).any()
+        correlation = math.nan if constant else float(stats.spearmanr(pair.iloc[:, 0], pair.iloc[:, 1]).statistic)
+        rows.append({"epoch": int(epoch), "correlation": correlation, "individuals": len(pair)})
+    return pd.DataFrame(rows, columns=["epoch", "correlation", "individuals"])

@@ -1,0 +1,128 @@
+"""Words for numbers: what a comparison shows, and what a search found.
+
+Paired t tests decide, with Holm's correction over everything that is compared at once; a percentile bootstrap would raise
+false alarms in 17% of comparisons of 5 seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evoprune.evidence.statistics import Interval, holm, seeds_needed
+
+__all__ = ["ALPHA", "DIFFERENCE", "LAYERS", "RANDOM", "SEEDS", "WEIGHTS", "WIRING", "Verdict", "judge", "need", "said", "wording"]
+
+ALPHA = 0.05
+"""Share of false alarms over a whole table."""
+DIFFERENCE = 0.002
+"""The smallest difference of interest in a score that is a share: 0.2 points of accuracy."""
+POWER = 0.8
+
+BETTER, WORSE, NOTHING = "better", "worse", "no difference shown"
+WEIGHTS, WIRING = "tied to the weights", "tied to the wiring, not to the weights"
+LAYERS, RANDOM, SEEDS = "layer counts only", "no better than random", "not enough seeds"
+
+
+def said(interval: Interval, p: float | None = None) -> str:
+    """`better`, `worse` or `no difference shown` for differences of which larger is better.
+
+    p: corrected for the other comparisons of the same table; None takes the interval's own.
+    """
+    decides = interval.p if p is None else p
+    if not decides < ALPHA:  # NaN too
+        return NOTHING
+    return BETTER if interval.mean > 0 else WORSE
+
+
+def need(interval: Interval, difference: float = DIFFERENCE) -> int | None:
+    """About how many seeds would show a difference of that size, judged by the spread seen; None when it cannot be told."""
+    return seeds_needed(interval.sd, difference, power=POWER) if interval.n > 1 else None
+
+
+def wording(interval: Interval, p: float | None = None, *, difference: float = DIFFERENCE, accuracy: bool = True) -> str:
+    """For a table: `better`, `worse`, or `no difference shown (5 seeds; need about 18 for 0.2 points)`."""
+    word = said(interval, p)
+    if word != NOTHING:
+        return word
+    if not interval.n:
+        return "not compared (no common seed)"
+    count = f"{interval.n} seed{'s' if interval.n > 1 else ''}"
+    wanted, size = need(interval, difference), f"{difference * 100:.3g} points" if accuracy else f"{difference:.2g}"
+    return f"{word} ({count}; need {'several' if wanted is None else f'about {wanted:,}'} for {size})"
+
+
+def table(intervals: Sequence[Interval], *, difference: float = DIFFERENCE, accuracy: bool = True) -> list[tuple[float, str]]:
+    """Holm's p and the words for differences that are judged together."""
+    corrected = holm([interval.p for interval in intervals])
+    return [
+        (p, wording(interval, p, difference=difference, accuracy=accuracy))
+        for interval, p in zip(intervals, corrected, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a search found.
+
+    kind: one of `WEIGHTS`, `WIRING`, `LAYERS`, `RANDOM`, `SEEDS`. because: one sentence. seeds: about how many it takes to
+    say more; None when nothing is missing, or it cannot be told.
+    """
+
+    kind: str
+    because: str
+    seeds: int | None = None
+
+    def __str__(self) -> str:
+        if self.kind != SEEDS:
+            return self.kind
+        return f"{self.kind} (need {'more' if self.seeds is None else f'about {self.seeds:,}'})"
+
+
+def judge(gains: Mapping[str, Interval], *, counts_chosen: bool, difference: float = DIFFERENCE) -> Verdict:
+    """The verdict from the ticket's gains over its controls (score of the ticket minus the control's, larger is better).
+
+    gains: by name of the control; `fresh_counts` and `fresh_random` are needed, `permute_weights` and `reinitialise` tell
+    wiring from weights. counts_chosen: whether the ticket's layer counts differ from those of a random mask; where they do
+    not, `fresh_counts` is a random mask already. difference: what is too small to matter; "no better" is only said when the
+    interval excludes a gain of that size.
+    """
+    corrected = dict(zip(gains, holm([interval.p for interval in gains.values()]), strict=True))
+    word = {name: said(interval, corrected[name]) for name, interval in gains.items()}
+    own = gains["fresh_counts"]
+    if word["fresh_counts"] == BETTER:
+        return _what_was_found(word)
+    if not _excludes(own, difference):
+        wanted = need(own, difference)
+        return Verdict(SEEDS, f"the gain over fresh masks with its layer counts is {_shown(own)}: too wide to tell", wanted)
+    same = f"it is no better than fresh masks with its layer counts (gain {_shown(own)})"
+    if not counts_chosen:
+        return Verdict(RANDOM, f"{same}, and these are the counts of any random mask")
+    random = gains["fresh_random"]
+    if word["fresh_random"] == BETTER:
+        return Verdict(LAYERS, f"{same}, but both beat random masks with other counts (gain {_shown(random)})")
+    if _excludes(random, difference):
+        return Verdict(RANDOM, f"{same}, nor than random masks with other counts (gain {_shown(random)})")
+    wanted = need(random, difference)
+    return Verdict(SEEDS, f"{same}; whether its counts help cannot be told (gain {_shown(random)})", wanted)
+
+
+def _what_was_found(word: Mapping[str, str]) -> Verdict:
+    beaten = [name for name in ("permute_weights", "reinitialise") if word.get(name) == BETTER]
+    fan_in = "" if word.get("shuffle_units", BETTER) == BETTER else "; the fan-in of its units may explain it"
+    if beaten:
+        told = " and ".join(name.replace("_", " ") for name in beaten)
+        return Verdict(WEIGHTS, f"it beats fresh masks with its layer counts, and loses by other weights ({told}){fan_in}")
+    return Verdict(WIRING, f"it beats fresh masks with its layer counts; that other weights do worse is not shown{fan_in}")
+
+
+def _excludes(gain: Interval, difference: float) -> bool:
+    """Whether the interval rules out a gain of `difference`; one value rules out nothing."""
+    return not math.isnan(gain.high) and gain.high < difference
+
+
+def _shown(gain: Interval) -> str:
+    if gain.n < 2:
+        return f"{gain.mean:+.4f} in {gain.n} seed{'s' if gain.n != 1 else ''}"
+    return f"{gain.mean:+.4f}, {gain.level:.0%} interval {gain.low:+.4f} to {gain.high:+.4f}, {gain.n} seeds"
