@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
@@ -16,7 +17,7 @@ from evoprune.evolution.executors.chunks import Chunks
 from evoprune.evolution.gathering import Gathering
 from evoprune.evolution.jobs import Finished, Job, Key, Record
 from evoprune.evolution.journal import Journal, store_folder
-from evoprune.evolution.store import Store
+from evoprune.evolution.store import Store, Trained
 from evoprune.evolution.trainer import Trainer
 from evoprune.masks.mask import Mask
 from evoprune.training.ledger import Ledger
@@ -24,6 +25,9 @@ from evoprune.training.ledger import Ledger
 __all__ = ["BatchMap", "Evaluator", "core"]
 
 log = logging.getLogger("evoprune")
+
+LINEAGE = 4000
+"""Characters of a lineage that a line of the journal takes."""
 
 
 class Evaluator:
@@ -77,6 +81,8 @@ class BatchMap:
         self.ledger = Ledger()
         self._records: dict[str, Record] = {} if journal is None else journal.records
         self._counted: set[str] = set()
+        self._lineages: dict[str, dict[str, Any]] = {}
+        self._holding: dict[str, Trained] = {}
         self._ready: tuple[Trainer, int] | None = None
         self._told = False
 
@@ -99,7 +105,7 @@ class BatchMap:
 
         repetition: which repetition of the evaluation, for all or for each; it decides the seed of the training. Each
         individual learns `evaluation` (the id of repetition 0), `inherited` (the evaluation it started from), `failed`, and
-        for guided operators `told`.
+        where weights are inherited or operators guided `trained` and `told`.
         """
         repetitions = [repetition] * len(individuals) if isinstance(repetition, int) else list(repetition)
         masks = [_mask(individual, self.trainer) for individual in individuals]
@@ -117,6 +123,7 @@ class BatchMap:
             self._count(record)
             self._tell(individual, record)
             results.append(self.trainer.fitness(record))
+        self._holding.clear()
         return results
 
     def _parent(self, individual: Any, repetition: int) -> str | None:
@@ -128,15 +135,15 @@ class BatchMap:
 
     def _train(self, asked: dict[Key, tuple[Any, Mask]]) -> None:
         """Train what neither memory nor journal knows."""
-        missing = {key: value for key, value in asked.items() if key.id not in self._records}
+        missing = {key: value for key, value in asked.items() if not self._known(key)}
         if not missing:
             return
         if self.trainer.whole:
             missing = asked
         jobs = [
-            Job(key, mask, None if key.inherits is None else self.store.get(key.inherits), _lineage(individual))
-            for key, (individual, mask) in missing.items()
+            Job(key, mask, None if key.inherits is None else self.store.get(key.inherits)) for key, (_, mask) in missing.items()
         ]
+        self._lineages = {key.id: _lineage(individual) for key, (individual, _) in missing.items()}
         trainer, size = self._prepare(len(jobs))
         chunks = Chunks(jobs, size, objectives=trainer.names, retries=self.retries, whole=trainer.whole)
         succeeded, given_up = False, []
@@ -153,6 +160,12 @@ class BatchMap:
             )
         self._keep(given_up, trainer)
 
+    def _known(self, key: Key) -> bool:
+        """Whether an evaluation is finished; where its trained weights are needed, they must be there too."""
+        record = self._records.get(key.id)
+        kept = self.trainer.keep or self.trainer.guided
+        return record is not None and (not kept or record.failed or bool(key.repetition) or key.id in self.store)
+
     def _prepare(self, jobs: int) -> tuple[Trainer, int]:
         """The trainer on its engine, and the size of a sub-batch."""
         if self._ready is None:
@@ -166,8 +179,10 @@ class BatchMap:
         if not finished:
             return
         for one in finished:
-            if one.trained is not None:
+            one.record.lineage = self._lineages.get(one.record.key.id, {})
+            if one.trained is not None and not one.record.key.repetition:
                 self.store.put(one.record.key.id, one.trained)
+                self._holding[one.record.key.id] = one.trained
         records = [one.record for one in finished if one.record.key.id not in self._records]
         if self.journal is not None:
             self.journal.append(records, engine=trainer.training["engine"])
@@ -179,6 +194,9 @@ class BatchMap:
         if record.key.id not in self._counted:
             self._counted.add(record.key.id)
             self.ledger += Ledger(**record.cost)
+
+    def _trained(self, key: str) -> Trained:
+        return self._holding[key] if key in self._holding else self.store.get(key)
 
     @property
     def counted(self) -> int:
@@ -192,8 +210,12 @@ class BatchMap:
             if record.key.repetition:
                 return
             individual.evaluation, individual.inherited = record.key.id, record.key.inherits
+            if record.key.inherits is not None and self.store.folder is None:
+                individual.start = self.store.get(record.key.inherits)  # kept for its repetitions
+            if self.trainer.keep or self.trainer.guided:
+                individual.trained = None if record.failed else self._trained(record.key.id)
             if self.trainer.guided:
-                individual.told = None if record.failed else self.store.get(record.key.id).told()
+                individual.told = None if individual.trained is None else individual.trained.told()
 
     def close(self) -> None:
         """Let the workers go and give the journal's lock back."""
@@ -221,7 +243,11 @@ def _as_cohort(keys: Sequence[Key]) -> list[Key]:
 
 
 def _lineage(individual: Any) -> dict[str, Any]:
-    return dict(getattr(individual, "lineage", None) or {})
+    """The lineage as a line of the journal holds it: in short where it is long (a guided operator's holds its changes)."""
+    lineage = dict(getattr(individual, "lineage", None) or {})
+    if len(json.dumps(lineage, default=str)) <= LINEAGE:
+        return lineage
+    return {name: lineage[name] for name in ("operator", "seed", "parents") if name in lineage}
 
 
 def core(function: Any) -> Any:

@@ -60,6 +60,4 @@ class CohortTrainer(Trainer):
         failed, values = score == -np.inf, {"rung": float(rung), "score": finite(score)}
         cost, history = cost_of(generation, job.mask.count, rung), history_of(generation, row)
         failure = (error or "training turned NaN") if failed else None
-        return Finished(
-            Record(job.key, values, job.mask.count, failed, failure, history, rung, cost.as_dict(), lineage=job.lineage)
-        )
+        return Finished(Record(job.key, values, job.mask.count, failed, failure, history, rung, cost.as_dict()))

@@ -40,7 +40,6 @@ class Job:
     key: Key
     mask: Mask
     start: Trained | None = None
-    lineage: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Record:
     """A finished evaluation, JSON-able.
 
     values: by objective; None where it is not finite. epochs: train_loss, val_loss, val_accuracy, one value an epoch.
-    cost: entries of `Ledger`. rung: epochs trained in a tournament. error: why it failed, when training raised.
+    cost: entries of `Ledger`. rung: epochs trained in a tournament. error: why it failed. lineage: of the first who asked.
     """
 
     key: Key
@@ -92,4 +91,4 @@ class Finished:
     def failure(cls, job: Job, objectives: Sequence[str], error: BaseException) -> Finished:
         """A job that was given up after its retries."""
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        return cls(Record(job.key, dict.fromkeys(objectives), job.mask.count, failed=True, error=reason, lineage=job.lineage))
+        return cls(Record(job.key, dict.fromkeys(objectives), job.mask.count, failed=True, error=reason))

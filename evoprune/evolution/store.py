@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,12 @@ class Trained:
         others = {name: value.detach()[row].cpu().numpy().copy() for name, value in rest.items()}
         return cls(parameters.masks[row], values, movement, others)
 
+    def __copy__(self) -> Trained:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Trained:
+        return self
+
     def told(self) -> Told:
         """What guided operators read."""
         names = self.mask.space.names
@@ -91,11 +98,14 @@ class Start(Mapping[str, Tensor]):
 
 
 class Store:
-    """Trained networks by the id of their evaluation: one safetensors file each in `folder`, or in memory without one."""
+    """Trained networks by the id of their evaluation: one safetensors file each in `folder`.
+
+    Without a folder they are found for as long as an individual, or a copy of one, holds them as `trained`.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self._memory: dict[str, Trained] = {}
+        self._memory: WeakValueDictionary[str, Trained] = WeakValueDictionary()
 
     def put(self, key: str, trained: Trained) -> None:
         """Keep `trained`; on disk when there is a folder, whole or not at all."""
@@ -115,7 +125,7 @@ class Store:
         """The network of evaluation `key`. Raises `InputError` when there is none, `DamagedFile` for a damaged file."""
         if self.folder is None:
             if key not in self._memory:
-                raise InputError(f"the trained weights of evaluation {key} are not in memory: give make_toolbox a journal")
+                raise InputError(f"nobody holds the trained weights of evaluation {key} any more: give make_toolbox a journal")
             return self._memory[key]
         path = self._path(key)
         lost = f"the trained weights of evaluation {key} (delete its line in the journal, and it is trained again)"

@@ -116,7 +116,6 @@ class Trainer:
             error=(failure or "training turned NaN") if failed else None,
             epochs=history_of(generation, row),
             cost=cost_of(generation, job.mask.count, generation.epoch).as_dict(),
-            lineage=job.lineage,
         )
         kept = (self.keep or self.guided) and not failed
         return Finished(record, Trained.of(generation.parameters, row) if kept else None)

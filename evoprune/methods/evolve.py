@@ -100,19 +100,21 @@ def evolve(
         toolbox.register("select", tools.selBest)
     if plan["mutate"] == "mutGuided":
         toolbox.register("mutate", mutGuided, share=share, noise=True)
-    population, scoring = first_population(
-        toolbox, problem, plan["mu"], first, sparsity=sparsity, allocation=allocation, seed=seed
-    )
-    shares = dict(Counter(individual.lineage["operator"] for individual in population))
-    hall = tools.HallOfFame(1) if objectives is None else tools.ParetoFront(lambda a, b: a.mask == b.mask)
-    states = generations(
-        population, toolbox, plan["cxpb"], plan["mutpb"], plan["ngen"], mu=plan["mu"], lambda_=plan["lambda_"],
-        comma=plan["comma"], halloffame=hall, repetitions=repetitions,
-    )  # fmt: skip
-    state = next(states)
-    while not _exceeds(toolbox, plan["lambda_"], budget) and (later := next(states, None)) is not None:
-        state = later
-    toolbox.map.close()
+    try:
+        population, scoring = first_population(
+            toolbox, problem, plan["mu"], first, sparsity=sparsity, allocation=allocation, seed=seed
+        )
+        shares = dict(Counter(individual.lineage["operator"] for individual in population))
+        hall = tools.HallOfFame(1) if objectives is None else tools.ParetoFront(lambda a, b: a.mask == b.mask)
+        states = generations(
+            population, toolbox, plan["cxpb"], plan["mutpb"], plan["ngen"], mu=plan["mu"], lambda_=plan["lambda_"],
+            comma=plan["comma"], halloffame=hall, repetitions=repetitions,
+        )  # fmt: skip
+        state = next(states)
+        while not _exceeds(toolbox, plan["lambda_"], budget) and (later := next(states, None)) is not None:
+            state = later
+    finally:
+        toolbox.map.close()
     ticket = _trained(problem, state, toolbox, epochs, seed, training, scoring)
     return ticket.with_provenance({"first": shares})
 
@@ -126,7 +128,8 @@ def _trained(
     winner = Population(problem, [state.best], horizon=epochs, seed=seed, **training).train(epochs).ticket()
     winner.ledger = scored + toolbox.map.ledger + winner.ledger
     names = toolbox.map.trainer.names
-    found = {"generations": state.generation, "evaluations": state.nevals, "lineage": state.best.lineage}
+    lineage = {name: state.best.lineage[name] for name in ("operator", "seed", "parents") if name in state.best.lineage}
+    found: dict[str, Any] = {"generations": state.generation, "evaluations": state.nevals, "lineage": lineage}
     if len(toolbox.map.trainer.objectives) > 1:
         found["front"] = front(list(state.halloffame), names).to_dict("records")
     return winner.with_provenance({"search": found})

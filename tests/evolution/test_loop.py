@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from deap import algorithms, base, creator, tools
 
 import evoprune as ep
-from evoprune.errors import InputError
+from evoprune.errors import DamagedFile, InputError
 from evoprune.evolution.operators import UMDA
 from tests.tiny import global_state, mlp
 
@@ -125,6 +126,37 @@ def test_elites_are_evaluated_again_on_other_seeds() -> None:
     twins = [one for one in state.population if one.mask == best.mask]
     assert all(one.fitness.values == best.fitness.values for one in twins), "the hall of fame kept a lucky score"
     assert all(len(one.scores) == 1 for one in search(made(), ngen=4, mu=4, lambda_=4, repetitions=1).population)
+
+
+def test_repetitions_of_an_heir_start_from_the_same_weights(tmp_path: Path) -> None:
+    found = [
+        [one.scores for one in search(made(inherit="weights", journal=journal), ngen=5, mu=3, lambda_=3).population]
+        for journal in (None, tmp_path / "run.jsonl", tmp_path / "run.jsonl")
+    ]
+    assert found[0] == found[1] == found[2]
+    assert any(len(scores) > 1 for scores in found[0])
+
+
+def test_lost_weights_are_trained_again_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    expected, lines = search(made(inherit="weights", journal=path)).frame(), path.read_bytes()
+    stored = sorted((tmp_path / "run.jsonl.weights").rglob("*.safetensors"))
+    stored[0].unlink()
+    toolbox = made(inherit="weights", journal=path)
+    assert search(toolbox).frame().equals(expected)
+    assert toolbox.map.trained == 1
+    assert path.read_bytes() == lines
+    stored[1].write_bytes(stored[1].read_bytes()[:-9])
+    with pytest.raises(DamagedFile, match="it is trained again"):
+        search(made(inherit="weights", journal=path))
+
+
+def test_chapters_of_statistics_become_columns() -> None:
+    stats = tools.MultiStatistics(fit=ep.statistics(), size=tools.Statistics(len))
+    stats.register("mean", np.mean)
+    frame = search(made(), stats=stats).statistics()
+    assert {"gen", "nevals", "fit.mean", "size.mean"} <= set(frame.columns)
+    assert frame["size.mean"].iloc[-1] == mlp().space.budget(0.8)
 
 
 def test_same_seed_same_search_and_private_streams_need_no_global_seed() -> None:
