@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evoprune import criteria, methods
-    from evoprune.evidence.plots import plot_accuracy, plot_layers, plot_trace
+    from evoprune.evidence.check import check
+    from evoprune.evidence.plots import (
+        plot_accuracy,
+        plot_controls,
+        plot_cost,
+        plot_genealogy,
+        plot_layers,
+        plot_mask,
+        plot_pareto,
+        plot_trace,
+    )
     from evoprune.evolution.individual import FitnessMax, FitnessMin, Individual, fitness_class
     from evoprune.evolution.journal import read_journal
     from evoprune.evolution.loop import generations
@@ -36,7 +46,7 @@ if TYPE_CHECKING:
     from evoprune.masks.space import MaskSpace
     from evoprune.masks.topology import Topology
     from evoprune.methods import Method, method, scorers
-    from evoprune.methods.scorers import scorer
+    from evoprune.methods.scorers.scorer import scorer
     from evoprune.problems.problem import Problem
     from evoprune.runs import load_runs
     from evoprune.training.ledger import Ledger
@@ -64,6 +74,7 @@ _NAMES = {
     "UMDA": "evolution.operators",
     "cxLayers": "evolution.operators",
     "cxRAR": "evolution.operators",
+    "check": "evidence.check",
     "cxSetUniform": "evolution.operators",
     "fitness_class": "evolution.individual",
     "generations": "evolution.loop",
@@ -77,13 +88,18 @@ _NAMES = {
     "mutResize": "evolution.operators",
     "mutSwap": "evolution.operators",
     "plot_accuracy": "evidence.plots",
+    "plot_controls": "evidence.plots",
+    "plot_cost": "evidence.plots",
+    "plot_genealogy": "evidence.plots",
     "plot_layers": "evidence.plots",
+    "plot_mask": "evidence.plots",
+    "plot_pareto": "evidence.plots",
     "plot_trace": "evidence.plots",
     "random_mask": "masks.sampling",
     "read_journal": "evolution.journal",
     "replay": "evolution.operators",
     "save_mask": "masks.files",
-    "scorer": "methods.scorers",
+    "scorer": "methods.scorers.scorer",
     "scorers": "methods",
     "statistics": "evolution.statistics",
 }

@@ -23,7 +23,7 @@ from evoprune.training.ticket import Ticket
 
 __all__ = ["contract_test", "tiny_problem"]
 
-SMALL = {"k": 3, "mu": 3, "lambda_": 3, "ngen": 1, "fitness_epochs": 1, "selection_epochs": 1, "every": 3}
+SMALL = {"k": 3, "mu": 3, "lambda_": 3, "ngen": 1, "fitness_epochs": 1, "selection_epochs": 1, "every": 3, "steps": 3}
 """Values for options that would make a method slow; used where a method has the option."""
 
 
