@@ -57,7 +57,8 @@ notebooks: $(READY)  ## execute copies of all notebooks under build/
 		test -e "$$notebook" || continue; echo "$$notebook"; $(BIN)/jupyter-execute --inplace "$$notebook" || exit 1; done
 
 docs: $(DOCS)  ## build the documentation into site/
-	@if test -e mkdocs.yml; then $(BIN)/mkdocs build --strict; else echo "no mkdocs.yml: nothing to build"; fi
+	@NO_MKDOCS_2_WARNING=1 $(TEST_ENV) $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
 
 clean:  ## remove what tools left behind
 	@rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

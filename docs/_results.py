@@ -1,0 +1,187 @@
+"""Benchmark pages from the files under benchmarks/results: whatever lies there is shown, and no number is typed."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from _tables import number, table
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+MOST = 60
+"""Rows of a raw table that are shown."""
+
+__all__ = ["benchmark_pages", "headline", "pictures"]
+
+Row = Mapping[str, Any]
+
+
+def benchmark_pages() -> str:
+    """Everything under benchmarks/results: comparisons first, then single files, then the notes."""
+    parts = ["## Commands", _commands()]
+    comparisons = [folder for folder in sorted(RESULTS.iterdir()) if (folder / "summary.csv").exists()]
+    for folder in comparisons:
+        parts += [f"## {folder.name.replace('_', ' ')}", _comparison(folder)]
+    for path in sorted(RESULTS.rglob("*")):
+        if path.parent in comparisons:
+            continue
+        if path.suffix == ".json":
+            parts += [f"## {path.stem.replace('_', ' ')}", f"From `{path.relative_to(ROOT)}`.", _measurement(path)]
+        elif path.suffix == ".csv":
+            parts += [f"## {path.stem.replace('_', ' ')}", f"From `{path.relative_to(ROOT)}`.", _raw(path)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def headline() -> str:
+    """The comparison that the README shows, or a line that says it is missing."""
+    folder = RESULTS / "fashion_mnist"
+    return _comparison(folder) if (folder / "summary.csv").exists() else "No result is here yet: see [Benchmarks](benchmarks.md)."
+
+
+def pictures() -> dict[str, Path]:
+    """Pictures of the comparisons, by their place in the site."""
+    return {f"results/{path.parent.name}.svg": path for path in sorted(RESULTS.glob("*/accuracy.svg"))}
+
+
+def _commands() -> str:
+    """The table of commands in benchmarks/README.md, and what each script says of itself."""
+    lines = [line for line in (BENCHMARKS / "README.md").read_text().splitlines() if line.startswith("|")]
+    scripts = [
+        (f"`benchmarks/{path.name}`", _docline(path)) for path in sorted(BENCHMARKS.glob("*.py")) if not path.name.startswith("_")
+    ]
+    return "\n".join(lines) + "\n\n" + table(("script", "what it answers"), scripts)
+
+
+def _docline(path: Path) -> str:
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").splitlines()[0]
+
+
+# ---- comparisons ---------------------------------------------------------------------------------------------------------
+
+
+def _comparison(folder: Path) -> str:
+    with open(folder / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    setup = json.loads((folder / "compare.json").read_text()) if (folder / "compare.json").exists() else {}
+    metric = rows[0]["metric"] if rows else "accuracy"
+    kind = "test" if any(row["test_mean"] for row in rows) else "val"
+    parts = [_setting(setup, rows)]
+    if (folder / "accuracy.svg").exists():
+        parts.append(f"![{metric} against sparsity](results/{folder.name}.svg)")
+    split = "test" if kind == "test" else "validation"
+    score = f"{split} accuracy %" if metric == "accuracy" else f"{split} {metric}"
+    gap = "minus random, points" if metric == "accuracy" else "minus random"
+    head = ("sparsity", "method", "survivors", "runs", score, gap, "p", "cost")
+    parts.append(table(head, [_compared(row, kind, metric) for row in rows]))
+    return "\n\n".join(parts)
+
+
+def _setting(setup: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    problem, options = setup.get("problem", {}), setup.get("options", {})
+    runs = sorted({int(row["runs"]) for row in rows})
+    where = f"`{problem.get('model', '?')}` on `{problem.get('data', '?')}`" if problem else "Model and data: see the command"
+    told = ", ".join(f"{key}={value}" for key, value in options.items())
+    seeds = " to ".join(map(str, runs[:: max(1, len(runs) - 1)]))
+    return (
+        f"{where}; {told}; {seeds} seeds. ± is half of a 95% t interval. Differences are paired by seed.\n"
+        "Cost is in epochs of the dense network, losers included."
+    )
+
+
+def _compared(row: Row, kind: str, metric: str) -> tuple[str, ...]:
+    def value(name: str) -> float:
+        return float(row[name]) if row.get(name) else math.nan
+
+    scale, form = (100.0, "{:.2f}") if metric == "accuracy" else (1.0, "{:.4g}")
+    mean, low = scale * value(f"{kind}_mean"), scale * value(f"{kind}_low")
+    gap, gap_low = scale * value("difference"), scale * value("difference_low")
+    paired = "" if math.isnan(gap) else f"{'+' if gap > 0 else ''}{form.format(gap)} ± {form.format(gap - gap_low)}"
+    return (
+        row["sparsity"] or "an outcome",
+        f"`{row['method']}`",
+        f"{value('survivors'):,.0f}",
+        row["runs"],
+        form.format(mean) + ("" if math.isnan(low) else f" ± {form.format(mean - low)}"),
+        paired,
+        "" if math.isnan(value("difference_p")) else f"{value('difference_p'):.2g}",
+        f"{value('dense_equivalent_epochs'):.3g}",
+    )
+
+
+# ---- single files --------------------------------------------------------------------------------------------------------
+
+
+def _measurement(path: Path) -> str:
+    """A JSON file: its scalars as a table, then every list of rows as one."""
+    content = json.loads(path.read_text())
+    return "\n\n".join(_json(content)) if isinstance(content, dict) else "\n\n".join(_rows("", content))
+
+
+def _json(content: Mapping[str, Any], title: str = "") -> Iterator[str]:
+    plain = [(key, _text(value)) for key, value in content.items() if not _nested(value)]
+    if plain:
+        yield table((title, ""), plain)
+    for key, value in content.items():
+        name = f"{title}, {key}" if title else key
+        if isinstance(value, dict):
+            yield from _json(value, name)
+        elif _nested(value):
+            yield from _rows(name, value)
+
+
+def _nested(value: object) -> bool:
+    return isinstance(value, dict) or (isinstance(value, list) and bool(value) and isinstance(value[0], dict))
+
+
+def _rows(title: str, rows: Sequence[Row]) -> Iterator[str]:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if title:
+        yield f"**{title}**"
+    yield table(columns, [[_text(row.get(name)) for name in columns] for row in rows[:MOST]])
+    if len(rows) > MOST:
+        yield f"The first {MOST} of {len(rows)} rows."
+
+
+def _text(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(one) for one in value)
+    return ("yes" if value else "no") if isinstance(value, bool) else number(value)
+
+
+def _raw(path: Path) -> str:
+    """A CSV file: means over seeds where it has methods, else its rows."""
+    with open(path, newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    groups = [name for name in ("data", "model", "method", "sparsity") if rows and name in rows[0]]
+    score = next((name for name in ("test_accuracy", "test_score", "accuracy") if rows and name in rows[0]), None)
+    if "method" in groups and score:
+        return _means(rows, groups, score)
+    return "\n\n".join(_rows("", [{key: _number(value) for key, value in row.items()} for row in rows])) if rows else "Empty."
+
+
+def _means(rows: Sequence[Row], groups: Sequence[str], score: str) -> str:
+    cells: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        value = _number(row[score])
+        if isinstance(value, (int, float)):
+            cells.setdefault(tuple(row[name] for name in groups), []).append(float(value))
+    shown = []
+    for key, values in cells.items():
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else None
+        shown.append((*key, len(values), number(mean, 4), number(spread, 2)))
+    return table((*groups, "runs", f"mean {score}", "standard deviation"), shown)
+
+
+def _number(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except (ValueError, TypeError):
+        return value
