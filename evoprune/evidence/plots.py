@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evoprune.errors import InputError
+from evoprune.evidence.statistics import mean_interval
 from evoprune.evidence.tables import prunes, score_column, summarise
 
 if TYPE_CHECKING:
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
 
     from evoprune.masks.mask import Mask
 
-__all__ = ["plot_accuracy", "plot_layers", "plot_trace"]
+__all__ = [
+    "plot_accuracy",
+    "plot_controls",
+    "plot_cost",
+    "plot_genealogy",
+    "plot_layers",
+    "plot_mask",
+    "plot_pareto",
+    "plot_trace",
+]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#444444")
 """Told apart with any colour vision.  [Okabe and Ito 2008, Color universal design]"""
@@ -124,6 +134,178 @@ def plot_trace(trace: pd.DataFrame, ax: Axes | None = None, *, column: str | Non
     ax.set_ylabel(column.replace("val_", "validation ").replace("_", " "))
     ax.set_title(f"{trace['individual'].nunique()} networks", loc="left", fontsize=11)
     return ax
+
+
+def plot_cost(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Score against cost: a point a run, a larger one for the mean of each method and sparsity.
+
+    runs: as of `load_runs` or a comparison's results, of one model and data set. Cost is in epochs of the dense network, losers
+    included, on a logarithmic axis. Each sparsity is written at its mean.
+    """
+    ax = _axes(ax, (8.0, 4.8))
+    _style(ax)
+    score = score_column(runs)
+    for index, name in enumerate(runs["method"].unique()):
+        own = runs[runs["method"] == name]
+        colour, marker = COLOURS[index % len(COLOURS)], list(MARKERS)[index % len(MARKERS)]
+        ax.scatter(own["dense_equivalent_epochs"], own[score], color=colour, marker=marker, s=14, alpha=0.45, linewidth=0)
+        means = own.groupby("sparsity_obtained" if own["sparsity"].isna().all() else "sparsity", dropna=True)[
+            ["dense_equivalent_epochs", score]
+        ].mean()
+        place, height = means["dense_equivalent_epochs"], means[score]
+        ax.scatter(place, height, color=colour, marker=marker, s=60, edgecolor="white", label=str(name), zorder=3)
+        for sparsity, x, y in zip(means.index, place, height, strict=True):
+            if prunes(str(name)) and math.isfinite(x) and math.isfinite(y):
+                text = f"{float(sparsity) * 100:.4g}%"
+                ax.annotate(text, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
+    if (runs["dense_equivalent_epochs"] > 0).any():
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(_plain_number())
+        ax.minorticks_off()
+    _score_axis(ax, str(runs["metric"].iloc[0]), {"test_score": "test", "val_score": "validation"}[score])
+    ax.set_xlabel("cost in epochs of the dense network, losers included")
+    ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def plot_controls(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Scores of a ticket and its controls: a dot a network, and each mean with its 95% t interval.
+
+    frame: as of `Check.frame` or a run's `check.csv`. The band is the ticket's own interval.
+    """
+    if not len(frame) or "ticket" not in set(frame["control"]):
+        raise InputError("the frame holds no row of the ticket: give the frame of check(), or a run's check.csv")
+    names = list(dict.fromkeys(frame["control"]))
+    ax = _axes(ax, (8.0, 1.2 + 0.42 * len(names)))
+    _style(ax, grid="x")
+    own = mean_interval(frame[frame["control"] == "ticket"]["score"])
+    ax.axvline(own.mean, color=COLOURS[1], linewidth=1.2, linestyle="--", zorder=1)
+    if not math.isnan(own.low):
+        ax.axvspan(own.low, own.high, color=COLOURS[1], alpha=0.10, linewidth=0, zorder=0)
+    for row, name in enumerate(names):
+        scores = frame[frame["control"] == name]["score"].dropna()
+        colour = COLOURS[1] if name == "ticket" else COLOURS[0]
+        spread = np.linspace(-0.16, 0.16, len(scores)) if len(scores) > 1 else np.zeros(len(scores))
+        ax.scatter(scores, row + spread, s=14, color=colour, alpha=0.4, linewidth=0, zorder=2)
+        mean = mean_interval(scores)
+        half = 0.0 if math.isnan(mean.half) else mean.half
+        ax.errorbar(mean.mean, row, xerr=half, fmt="D", color=colour, markeredgecolor="white", capsize=2.5, zorder=3)
+    ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    ax.invert_yaxis()
+    metric = str(frame["metric"].iloc[0])
+    if metric == "accuracy":
+        ax.xaxis.set_major_formatter(_percent())
+    ax.set_xlabel("validation accuracy" if metric == "accuracy" else f"validation {metric} (lower is better)")
+    seeds = int(frame["seed"].nunique())
+    ax.set_title(f"the ticket and its controls, {seeds} seed{'s' if seeds > 1 else ''}", loc="left", fontsize=11)
+    return ax
+
+
+def plot_mask(mask: Mask, layer: int | str = 0, ax: Axes | None = None, *, pixels: int = 256) -> Axes:
+    """Where a layer keeps its weights: inputs across, output units down, a filter's taps side by side.
+
+    A layer with more than `pixels` rows or columns is shown as the share kept in each block of weights.
+    """
+    position = mask.space.index[layer] if isinstance(layer, str) and layer in mask.space.index else layer
+    if not isinstance(position, int) or not -len(mask.space) <= position < len(mask.space):
+        raise InputError(
+            f"there is no layer {layer!r}: give a number below {len(mask.space)} or one of {', '.join(mask.space.names)}"
+        )
+    rows = mask.space.shapes[position][0]
+    columns = mask.space.sizes[position] // rows
+    ax = _axes(ax, (7.0, 4.2))
+    where, size = np.divmod(mask.survivors[position], columns), [min(rows, pixels), min(columns, pixels)]
+    edges = [np.linspace(0, length, number + 1) for length, number in zip((rows, columns), size, strict=True)]
+    kept = np.histogram2d(where[0] + 0.5, where[1] + 0.5, bins=edges)[0]
+    share = kept / np.maximum(np.outer(np.diff(edges[0]), np.diff(edges[1])), 1e-9)
+    top = float(share.max()) or 1.0
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest", extent=(0, columns, rows, 0))
+    ax.set_xlabel("inputs" if len(mask.space.shapes[position]) == 2 else "input channels and taps")
+    ax.set_ylabel("output units")
+    count, total = mask.counts[position], mask.space.sizes[position]
+    name = mask.space.names[position].removesuffix(".weight")
+    ax.set_title(f"{name}: {count:,} of {total:,} weights kept", loc="left", fontsize=11)
+    return ax
+
+
+def plot_genealogy(genealogy: pd.DataFrame, ax: Axes | None = None, *, column: str | None = None) -> Axes:
+    """Every evaluated individual by generation and fitness, with lines to its parents; the ancestors of the best stand out.
+
+    genealogy: as of `Genealogy.frame()`. column: the objective to draw; None takes the first. The best is the one the lines
+    lead to: the highest accuracy-like value, or the lowest of a column whose name holds "loss".
+    """
+    if not len(genealogy):
+        raise InputError("the genealogy is empty: evaluate at least one generation")
+    known = ("generation", "mask", "parents", "operator", "operator_seed", "survivors", "count", "failed", "lineage", "diversity")
+    objectives = [name for name in genealogy.columns if name not in known]
+    column = column or (objectives[0] if objectives else "survivors")
+    if column not in genealogy:
+        raise InputError(f"the genealogy has no column {column!r}: choose from {', '.join(map(str, genealogy.columns))}")
+    ax = _axes(ax, (8.0, 4.6))
+    _style(ax)
+    sound = genealogy[~genealogy["failed"].astype(bool) & genealogy[column].notna()].drop_duplicates("mask")
+    places = {row["mask"]: (float(row["generation"]), float(row[column])) for row in sound.to_dict("records")}
+    parents = {row["mask"]: tuple(row["parents"]) for row in sound.to_dict("records")}
+    best = None
+    if len(sound):
+        values = sound.set_index("mask")[column].astype(float)
+        best = values.idxmin() if "loss" in column or "mse" in column else values.idxmax()
+    line = _ancestors(best, parents)
+    for child, own in parents.items():
+        for parent in own:
+            if parent in places:
+                bold = child in line and parent in line
+                look: dict[str, Any] = (
+                    {"color": COLOURS[1], "linewidth": 1.6, "zorder": 3} if bold else {"color": GREY, "linewidth": 0.5}
+                )
+                ax.plot(*zip(places[parent], places[child], strict=True), alpha=1 if bold else 0.4, **look)
+    for mask, (x, y) in places.items():
+        ax.scatter(x, y, s=22, color=COLOURS[1] if mask in line else COLOURS[0], zorder=4, edgecolor="white", linewidth=0.5)
+    _whole_numbers(ax)
+    ax.set_xlabel("generation")
+    ax.set_ylabel(column.replace("val_", "validation ").replace("_", " "))
+    ax.set_title(f"{len(places)} networks; the best and its {max(0, len(line) - 1)} ancestors", loc="left", fontsize=11)
+    return ax
+
+
+def plot_pareto(frame: pd.DataFrame, ax: Axes | None = None, *, x: str = "survivors", y: str = "val_accuracy") -> Axes:
+    """Two objectives of many networks, and the front of those that none beats in both.
+
+    frame: any with the columns x and y: a genealogy, a trace's last epoch, runs. x: smaller is better. y: larger is better,
+    unless its name holds "loss" or "mse".
+    """
+    for name in (x, y):
+        if name not in frame:
+            raise InputError(f"the frame has no column {name!r}: choose from {', '.join(map(str, frame.columns))}")
+    ax = _axes(ax, (7.0, 4.6))
+    _style(ax)
+    points = frame[[x, y]].astype(float).dropna().sort_values(x)
+    lower = "loss" in y or "mse" in y
+    signed = points[y].to_numpy() * (-1.0 if lower else 1.0)
+    order = np.lexsort((-signed, points[x].to_numpy()))
+    points, signed = points.iloc[order], signed[order]
+    front = points[signed > np.concatenate([[-np.inf], np.maximum.accumulate(signed)[:-1]])]
+    ax.scatter(points[x], points[y], s=18, color=GREY, alpha=0.6, linewidth=0)
+    ax.step(front[x], front[y], where="post", color=COLOURS[0], linewidth=1.4)
+    ax.scatter(front[x], front[y], s=34, color=COLOURS[0], edgecolor="white", zorder=3)
+    if "accuracy" in y:
+        ax.yaxis.set_major_formatter(_percent())
+    ax.set_xlabel(x.replace("_", " "))
+    ax.set_ylabel(y.replace("val_", "validation ").replace("_", " ") + (" (lower is better)" if lower else ""))
+    ax.set_title(f"{len(points)} networks, {len(front)} on the front", loc="left", fontsize=11)
+    return ax
+
+
+def _ancestors(best: Any, parents: dict[Any, tuple[Any, ...]]) -> set[Any]:
+    """`best` and all it came from."""
+    found: set[Any] = set()
+    waiting = [] if best is None else [best]
+    while waiting:
+        current = waiting.pop()
+        if current not in found:
+            found.add(current)
+            waiting += parents.get(current, ())
+    return found & parents.keys()
 
 
 # ---- pieces of the accuracy plot -----------------------------------------------------------------------------------
@@ -258,6 +440,18 @@ def _percent() -> Any:
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda value, _: f"{round(value * 100, 6):g}%")
+
+
+def _score_axis(ax: Axes, metric: str, split: str) -> None:
+    if metric == "accuracy":
+        ax.yaxis.set_major_formatter(_percent())
+    ax.set_ylabel(f"{split} accuracy" if metric == "accuracy" else f"{split} {metric} (lower is better)")
+
+
+def _plain_number() -> Any:
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def _whole_numbers(ax: Axes) -> None:

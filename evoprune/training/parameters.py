@@ -110,7 +110,10 @@ class Parameters:
         return torch.repeat_interleave(torch.arange(len(self)), counts).to(self.survivors[name].device)
 
     def row(self, position: int, *, values: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """All parameters and buffers of one individual in their dense shapes (pruned weights 0), detached copies."""
+        """All parameters and buffers of one individual in their dense shapes (pruned weights 0), detached copies.
+
+        values: read these in place of the current ones (`initial`); a buffer that is not among them is the current one.
+        """
         dense: dict[str, Tensor] = {}
         flat = values or self.survivors
         for layer, (name, shape) in enumerate(zip(self.space.names, self.space.shapes, strict=True)):
@@ -118,7 +121,7 @@ class Parameters:
             target = torch.zeros(self.space.sizes[layer], dtype=own.dtype, device=own.device)
             target[torch.from_numpy(self.masks[position].survivors[layer].copy()).to(own.device)] = own
             dense[name] = target.view(shape)
-        rest = {**self.stacked, **self.buffers}
+        rest = {name: (values or {}).get(name, value) for name, value in {**self.stacked, **self.buffers}.items()}
         return {**dense, **{name: value.detach()[position].clone() for name, value in rest.items()}}
 
     # ---- another generation in the same layout -------------------------------------------------------------------

@@ -155,6 +155,10 @@ def test_the_ticket_itself_starts_where_it_started(options: dict[str, Any]) -> N
     start = original(ticket)
     for key, value in ticket.initial.items():
         assert torch.equal(start.weights[key], value)
+    assert ticket.problem is not None
+    for key, value in ticket.problem.initial_weights().items():
+        if key not in ticket.mask.space.index:
+            assert torch.equal(start.weights[key], value), "biases start where the problem has them, not where training left them"
 
 
 def test_weights_made_for_a_mask_are_made_for_the_controls_mask() -> None:

@@ -1,0 +1,217 @@
+"""A check finds what was planted: in the weights, in the wiring, in the layer counts only, nowhere; and says so."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+import evoprune as ep
+from evoprune import seeds as streams
+from evoprune.errors import InputError, TrainingFailed
+from evoprune.evidence.check import Check, check
+from evoprune.evidence.controls import CONTROLS
+from evoprune.evidence.verdict import LAYERS, RANDOM, SEEDS, WEIGHTS, WIRING
+from evoprune.masks.mask import Mask
+from evoprune.masks.sampling import random_mask
+from evoprune.problems.problem import Problem
+from evoprune.training.population import Population
+from evoprune.training.ticket import Ticket
+from tests.tiny import global_state, table
+
+FEATURES, USEFUL = 40, 4
+OPTIONS: dict[str, Any] = {"batch_size": 50, "engine": "dense", "lr": 0.1}
+SHORT = ["permute_weights", "reinitialise", "shuffle_units", "shuffle_all"]
+
+
+@cache
+def arrays(useful: int = USEFUL, labels: bool = True) -> dict[str, Any]:
+    """Of 40 inputs the first `useful` tell the class; 400 samples to judge by."""
+    rng = np.random.default_rng(3)
+    inputs = rng.normal(size=(900, FEATURES)).astype(np.float32)
+    truth = (inputs[:, :useful].sum(1) > 0).astype(np.int64)
+    parts = {"train": slice(0, 400), "validation": slice(400, 800), "test": slice(800, 900)}
+    return {f"{axis}_{name}": values[part] for name, part in parts.items()
+            for axis, values in (("x", inputs), *((("y", truth),) if labels else ()))}  # fmt: skip
+
+
+class Junk(nn.Module):
+    """A wide layer that does nothing, and would take most of a random mask's weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.out, self.junk = nn.Linear(FEATURES, 12), nn.Linear(12, 2), nn.Linear(FEATURES, 120)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.out(torch.relu(self.inp(x))) + 0 * self.junk(x).mean(-1, keepdim=True)
+        return out
+
+
+def trained(problem: Problem, mask: Mask, epochs: int = 4, **options: Any) -> Ticket:
+    return Population(problem, [mask], horizon=epochs, seed=1, **{**OPTIONS, **options}).train(epochs).ticket()
+
+
+def in_the_wiring() -> Ticket:
+    """All first-layer survivors at the useful inputs, as many as any random mask has in each layer."""
+    problem = Problem("mlp:24", arrays())
+    mask = random_mask(problem.space, sparsity=0.9, seed=0)
+    places = np.sort((np.arange(24)[:, None] * FEATURES + np.arange(USEFUL)).ravel())[: mask.counts[0]]
+    assert len(places) == mask.counts[0]
+    return trained(problem, mask.replace(0, places))
+
+
+def in_the_counts() -> Ticket:
+    """Random masks are fine, as long as they spend nothing on the layer that does nothing."""
+
+    def build() -> nn.Module:
+        return Junk()
+
+    problem = Problem(build, arrays(useful=FEATURES))
+    mask = random_mask(problem.space, sparsity=0.97, seed=0)
+    layer = {name: problem.space.index[f"{name}.weight"] for name in ("inp", "out", "junk")}
+    rng = np.random.default_rng(0)
+    counts = {"junk": 1, "out": 20, "inp": mask.count - 21}
+    for name, count in counts.items():
+        mask = mask.replace(layer[name], np.sort(rng.permutation(problem.space.sizes[layer[name]])[:count]))
+    return trained(problem, mask)
+
+
+def in_the_weights() -> Ticket:
+    """A mask that keeps those initial weights that are right already; training is too short to mend others."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = nn.Linear(FEATURES, 2, bias=False)
+    problem = Problem(layer, arrays(useful=FEATURES))
+    right = layer.weight.detach().numpy() * np.array([[-1.0], [1.0]])
+    mask = Mask(problem.space, [np.sort(np.argsort(-right.ravel())[:24])])
+    return trained(problem, mask, epochs=1, lr=1e-4)
+
+
+def nowhere() -> Ticket:
+    problem = Problem("mlp:24", arrays())
+    return trained(problem, random_mask(problem.space, sparsity=0.9, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("plant", "options", "kind"),
+    [
+        (in_the_weights, {"difference": 0.02}, WEIGHTS),
+        (in_the_wiring, {"difference": 0.05}, WIRING),
+        (in_the_counts, {"difference": 0.1}, LAYERS),
+        (nowhere, {"difference": 0.15}, RANDOM),
+        (nowhere, {"difference": 0.0001}, SEEDS),
+    ],
+    ids=["weights", "wiring", "counts", "nowhere", "too few seeds"],
+)
+def test_what_was_planted_is_found(plant: Any, options: dict[str, Any], kind: str) -> None:
+    found = check(plant(), controls=SHORT, **{"seeds": 5, **options})
+    assert found.verdict.kind == kind, found.table.to_string()
+    assert kind in repr(found)
+
+
+# ---- what a check gives --------------------------------------------------------------------------------------------
+
+
+@cache
+def small(**options: Any) -> Check:
+    return check(nowhere(), seeds=2, epochs=1, draws=3, **options)
+
+
+def test_every_control_and_seed_is_in_the_frame() -> None:
+    found = small()
+    networks = found.frame.groupby("control").size().to_dict()
+    assert networks == {"ticket": 2, **dict.fromkeys(CONTROLS, 2), "fresh_counts": 6}
+    assert set(found.frame.columns) == {"control", "seed", "draw", "score", "metric", "survivors", "failed"}
+    assert found.frame["score"].between(0, 1).all()
+    assert found.table["control"].tolist() == list(CONTROLS)
+    by = found.frame.groupby(["control", "seed"])["score"].mean()
+    row = found.table.set_index("control").loc["fresh_counts"]
+    assert row["gain"] == pytest.approx((by["ticket"] - by["fresh_counts"]).mean())
+    assert (found.table["p_holm"].dropna() >= found.table["p"].dropna()).all()
+
+
+def test_a_check_is_repeatable_leaves_the_world_alone_and_never_opens_the_test_split() -> None:
+    ticket = nowhere()
+    with global_state(1):
+        one, same, other = (check(ticket, seeds=1, epochs=1, controls=[], seed=seed) for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(one.frame, same.frame)
+    assert not one.frame["score"].equals(other.frame["score"])
+    assert ticket.problem is not None
+    assert ticket.problem.test_openings == []
+
+
+def test_a_single_seed_claims_nothing() -> None:
+    found = check(nowhere(), seeds=1, epochs=1, controls=[])
+    assert found.verdict.kind == SEEDS
+    assert str(found.verdict) == "not enough seeds (need more)"
+    found.figure()
+
+
+def test_the_ticket_starts_where_it_started_whoever_trains_beside_it() -> None:
+    ticket = nowhere()
+    score = check(ticket, seeds=1, controls=[]).frame["score"].iloc[0]
+    assert ticket.problem is not None
+    alone = Population(ticket.problem, [ticket.mask], horizon=4, seed=streams.derive(0, "check", 0), **OPTIONS).train(4).ticket()
+    assert score == pytest.approx(alone.val_accuracy, abs=0.003)
+
+
+def test_losses_count_downwards() -> None:
+    problem = Problem("mlp:24", arrays(labels=False))
+    ticket = trained(problem, random_mask(problem.space, sparsity=0.5, seed=0))
+    found = check(ticket, seeds=2, epochs=1, controls=["shuffle_all"])
+    means = found.frame.groupby("control")["score"].mean()
+    gain = found.table.set_index("control")["gain"]["shuffle_all"]
+    assert gain == pytest.approx(means["shuffle_all"] - means["ticket"])
+    assert found.difference == pytest.approx(0.02 * found.frame["score"].mean())
+
+
+def test_a_network_that_turns_nan_is_left_out_and_shown() -> None:
+    ticket = nowhere()
+    with pytest.raises(TrainingFailed, match="lower lr="):
+        check(ticket, seeds=1, epochs=1, controls=[], lr=1e30)
+
+
+def test_a_folder_is_checked_and_gets_its_files(tmp_path: Path) -> None:
+    nowhere().save(tmp_path / "ticket.safetensors")
+    found = check(tmp_path, problem=Problem("mlp:24", arrays()), seeds=2, epochs=1, controls=["flip_signs"])
+    paths = found.save(tmp_path)
+    assert sorted(path.name for path in paths) == ["check.csv", "check.json", "check.png"]
+    assert len(pd.read_csv(tmp_path / "check.csv")) == len(found.frame)
+    told = json.loads((tmp_path / "check.json").read_text())
+    assert told["verdict"] == str(found.verdict)
+    assert [row["control"] for row in told["controls"]] == ["fresh_counts", "fresh_random", "flip_signs"]
+    assert "<table" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "seeds=0"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"draws": True}, "draws=True"),
+        ({"difference": 0}, "difference=0"),
+        ({"controls": ["shufle_all"]}, "did you mean 'shuffle_all'"),
+        ({"controls": "invert"}, "give names in a list"),
+        ({"seed": -1}, "seed -1"),
+        ({"lrr": 0.1}, "training option"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check(nowhere(), **options)
+
+
+def test_wrong_sources_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no ticket"):
+        check(tmp_path)
+    problem = Problem("mlp:24", table((FEATURES,)))
+    with pytest.raises(InputError, match="there is no choice to check"):
+        check(trained(problem, Mask.full(problem.space), epochs=1))
+    assert ep.check is check
