@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import pickle
 import re
 import sys
@@ -14,15 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-import evoprune as ep
 from evoprune import seeds
 from evoprune.criteria import CRITERIA
 from evoprune.evolution.jobs import Job, Key
 from evoprune.evolution.operators import OPERATORS
 from evoprune.evolution.store import Trained
+from evoprune.masks.sampling import random_mask
 from evoprune.methods import METHODS
 from evoprune.methods.scorers import SCORERS
 from evoprune.problems.models import MODELS
+from evoprune.problems.problem import Problem
+from evoprune.training.population import Population
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -81,7 +84,7 @@ def test_tables_hold_every_registered_name(generate: ModuleType) -> None:
     for maker, names in (("operator-index", OPERATORS), ("criteria", CRITERIA), ("models", MODELS)):
         table = generate.TABLES[maker]()
         assert [name for name in names if f"`{name}`" not in table] == []
-    assert f"{ep.Problem('lenet-300-100', 'digits').prunable:,}" not in generate.TABLES["models"]()  # 28x28, not 8x8
+    assert f"{Problem('lenet-300-100', 'digits').prunable:,}" not in generate.TABLES["models"]()  # 28x28, not 8x8
     assert "266,200" in generate.TABLES["models"]()
 
 
@@ -120,9 +123,9 @@ def test_unknown_results_are_shown_without_a_word(generate: ModuleType, tmp_path
 @pytest.mark.parametrize("inherit", [False, True])
 def test_the_formulas_are_what_is_sent(generate: ModuleType, inherit: bool) -> None:
     scaling = importlib.import_module("_scaling")
-    problem = ep.Problem("mlp:300", "digits")
-    mask, parent = (ep.random_mask(problem.space, sparsity=0.5, seed=seed) for seed in range(2))
-    trained = Trained.of(ep.Population(problem, [parent], horizon=1, engine="sparse").parameters, 0)
+    problem = Problem("mlp:300", "digits")
+    mask, parent = (random_mask(problem.space, sparsity=0.5, seed=seed) for seed in range(2))
+    trained = Trained.of(Population(problem, [parent], horizon=1, engine="sparse").parameters, 0)
     sent = len(pickle.dumps(Job(Key(mask.hash), mask, trained if inherit else None)))
     others = sum(value.nbytes for value in trained.others.values()) if inherit else 0
     assert scaling.job_bytes(mask.count, inherit=inherit) == pytest.approx(sent - others, abs=3000)
@@ -136,6 +139,27 @@ def test_no_code_for_masks_beats_the_bound(generate: ModuleType) -> None:
     assert scaling.bound_bytes(4000, 200) == pytest.approx(log2(comb(4000, 200)) / 8, rel=0.01)
     assert scaling.plan(1000, 1000, 16) == (1, 1000, 1)
     assert scaling.plan(16000, 100, 16) == (16, 1000, 10)
+
+
+def test_a_measured_table_is_shown_where_there_is_one(
+    generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scaling = importlib.import_module("_scaling")
+    monkeypatch.setattr(scaling, "RESULTS", tmp_path)
+    assert "No measurement" in scaling.measured()
+    rows = [{"workers": workers, "chunk": 16, "first_s": 9.0, "then_s": seconds} for workers, seconds in ((0, 4.0), (2, 2.5))]
+    sizes = {"survivors": 5324, "mask_bytes": 21700, "inherited_bytes": 70000, "lineage_bytes": 200, "line_bytes": 900}
+    found = {"what": "32 masks", "command": "python x.py", "machine": "here", "rows": rows}
+    (tmp_path / "scaling.json").write_text(json.dumps({**found, "bytes": {**sizes, "problem_bytes": 1_100_000}}))
+    page = scaling.measured()
+    assert "| 2 | 16 | 9 | 2.5 |  | 1.6 |" in page
+    assert "| a mask | 21,700 | 21,296 |" in page
+    assert "1.1 MB" in page
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = (DOCS.parent / "mkdocs.yml").read_text()
+    assert [page for page in PAGES if f"{page.relative_to(DOCS).as_posix()}\n" not in listed] == []
 
 
 def test_links_between_pages_lead_somewhere(generate: ModuleType) -> None:
