@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from evoprune.masks.topology import Topology
     from evoprune.methods import Method, method, scorers
     from evoprune.methods.scorers.scorer import scorer
+    from evoprune.pages import report
     from evoprune.problems.problem import Problem
     from evoprune.runs import load_runs
     from evoprune.training.ledger import Ledger
@@ -98,6 +99,7 @@ _NAMES = {
     "random_mask": "masks.sampling",
     "read_journal": "evolution.journal",
     "replay": "evolution.operators",
+    "report": "pages",
     "save_mask": "masks.files",
     "scorer": "methods.scorers.scorer",
     "scorers": "methods",

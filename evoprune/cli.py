@@ -298,6 +298,19 @@ def check(
             show_check(found, paths)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a run or a comparison, or a folder above.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="DIR/report.html")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Write one self-contained HTML page about all finished runs in DIR."""
+    with reporting(verbose):
+        from evoprune.pages import report as write_report
+
+        output().print(str(write_report(folder, out=out)), markup=False, highlight=False, soft_wrap=True)
+
+
 def show_check(found: Check, paths: Sequence[Path]) -> None:
     """Verdict and table on stdout, and where everything lies."""
     metric, console = found.about["metric"], output()

@@ -21,7 +21,7 @@ DIFFERENCE = 0.002
 POWER = 0.8
 
 BETTER, WORSE, NOTHING = "better", "worse", "no difference shown"
-WEIGHTS, WIRING = "tied to the weights", "tied to the wiring, not to the weights"
+WEIGHTS, WIRING = "tied to the weights", "tied to the wiring"
 LAYERS, RANDOM, SEEDS = "layer counts only", "no better than random", "not enough seeds"
 
 
@@ -113,8 +113,8 @@ def _what_was_found(word: Mapping[str, str]) -> Verdict:
     fan_in = "" if word.get("shuffle_units", BETTER) == BETTER else "; the fan-in of its units may explain it"
     if beaten:
         told = " and ".join(name.replace("_", " ") for name in beaten)
-        return Verdict(WEIGHTS, f"it beats fresh masks with its layer counts, and loses by other weights ({told}){fan_in}")
-    return Verdict(WIRING, f"it beats fresh masks with its layer counts; that other weights do worse is not shown{fan_in}")
+        return Verdict(WEIGHTS, f"it beats fresh masks with its layer counts, and does worse with other weights ({told}){fan_in}")
+    return Verdict(WIRING, f"it beats fresh masks with its layer counts; that its own weights matter is not shown{fan_in}")
 
 
 def _excludes(gain: Interval, difference: float) -> bool:

@@ -1,0 +1,108 @@
+"""From a folder of runs to one HTML page that people read."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evoprune.errors import DamagedFile, InputError
+from evoprune.evidence.report import Material, command, page, settings
+from evoprune.files import atomic_write
+from evoprune.runs import HISTORY, LOG, RESULT, load_runs, read_json, read_result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["report"]
+
+PAGE, SETUP = "report.html", "compare.json"
+CHECK, CHECKED = "check.json", "check.csv"
+
+
+def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None = None, title: str | None = None) -> Path:
+    """Write one self-contained HTML page about all finished runs in a folder and below; returns its path.
+
+    out: where to write it; None takes `report.html` in the folder. Checks of the runs (`check.json`) are shown where there are.
+    What is missing, unfinished, damaged or not a number is said on the page. Raises `InputError` for a folder without runs.
+    """
+    root = Path(folder)
+    missing: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runs = load_runs(root)
+    missing += [f"{str(warning.message).replace(str(root), '.')}." for warning in caught]
+    if not len(runs):
+        raise InputError(f"{root} holds no finished run: give the --out of evoprune run or compare")
+    folders = [Path(path) for path in runs["out"]]
+    finished = {path.resolve() for path in folders}
+    unfinished = [path.parent for path in sorted(root.rglob(LOG)) if not (path.parent / RESULT).is_file()]
+    unfinished = [path for path in unfinished if not (path / SETUP).is_file() and path.resolve() not in finished]
+    missing += [f"{path.relative_to(root)} is not finished: run the same command to go on." for path in unfinished]
+    results = [read_result(path / RESULT) for path in folders]
+    checks, broken = _checks(root, folders)
+    commands = _commands(root, folders, results)
+    commands += [f"evoprune check {shlex.quote(str(root / name))}" for name, _, _ in checks]
+    commands += [f"evoprune report {shlex.quote(str(root))}"]
+    histories = [_history(path / HISTORY) for path in folders]
+    html = page(Material(runs, results, histories, checks, commands, [*missing, *broken], title))
+    return atomic_write(root / PAGE if out is None else Path(out), html.encode())
+
+
+def _history(path: Path) -> pd.DataFrame | None:
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError):
+        return None
+
+
+def _checks(root: Path, folders: list[Path]) -> tuple[list[tuple[str, dict[str, Any], pd.DataFrame]], list[str]]:
+    """Name, content and frame of every check, and what could not be read."""
+    found, broken = [], []
+    for path in folders:
+        if (path / CHECK).is_file():
+            frame = _history(path / CHECKED)
+            try:
+                told = read_json(path / CHECK, lost="the check")
+            except DamagedFile:
+                told = {}
+            if frame is None or "controls" not in told:
+                broken.append(f"The check of {path.relative_to(root)} cannot be read: run evoprune check again.")
+            else:
+                found.append((str(path.relative_to(root)), told, frame))
+    return found, broken
+
+
+def _commands(root: Path, folders: list[Path], results: list[dict[str, Any]]) -> list[str]:
+    """One command for each comparison, one for each run outside of them."""
+    commands: dict[str, None] = {}
+    for path, result in zip(folders, results, strict=True):
+        comparison = next((parent for parent in path.parents if (parent / SETUP).is_file()), None)
+        if comparison is None:
+            commands[f"{command(result)} --out {shlex.quote(str(path))}"] = None
+            continue
+        inside = [own for where, own in zip(folders, results, strict=True) if comparison in where.parents]
+        commands[_compared(comparison, inside)] = None
+    return list(commands)
+
+
+def _compared(folder: Path, results: list[dict[str, Any]]) -> str:
+    methods = list(dict.fromkeys(str(result["method"]) for result in results))
+    options = [(str(result["method"]), result["arguments"].get("options", {})) for result in results]
+    asked = sorted({own["sparsity"] for _, own in options if own.get("sparsity")})
+    seeds = sorted({int(result["seed"]) for result in results})
+    problem = results[0]["arguments"].get("problem", {})
+    parts = ["evoprune", "compare", *methods, "--data", str(problem.get("data")), "--model", str(problem.get("model"))]
+    parts += ["--sparsity", ",".join(map(repr, asked))] if asked else []
+    parts += ["--seeds", str(seeds[-1] + 1), "--epochs", str(options[0][1].get("epochs"))]
+    common: dict[tuple[str, str], None] = {}
+    for method, own in options:
+        told = settings(method, own)
+        common |= dict.fromkeys(zip(told[::2], told[1::2], strict=True))
+    parts += [part for pair in common for part in pair]
+    parts += ["--test" if any(result.get("test_score") is not None for result in results) else "--no-test"]
+    return shlex.join([*parts, "--out", str(folder)])
