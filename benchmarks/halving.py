@@ -65,7 +65,7 @@ def main() -> None:
     for allocation in ("uniform", "erk"):
         found = pilot(problem, sparsity=SPARSITY, k=16, runs=2, epochs=EPOCHS, allocation=allocation)
         pilots[allocation] = {
-            "icc": found.icc, "p": found.p, "verdict": found.verdict,
+            "icc": found.icc, "p": found.p, "spread": found.spread, "verdict": found.verdict,
             "correlations": found.correlations.round(3).to_dict("records"),
         }  # fmt: skip
         print(allocation, found.verdict, file=sys.stderr, flush=True)

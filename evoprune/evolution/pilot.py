@@ -25,19 +25,25 @@ __all__ = ["Pilot", "pilot"]
 
 Floats = npt.NDArray[np.float64]
 
+SPREAD = 0.05
+"""Share of the loss by which masks must differ for the signal not to be called low."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pilot:
     """What k masks trained to the end under several seeds say about choosing among them.
 
     icc: share of the variance of the final validation loss that is due to the mask, one-way ICC(1), at most 1; below 0 counts
-    as none. p: of the F test that masks differ at all. frame: seed, individual, epoch, the criteria, val_loss.
-    correlations: per epoch and criterion the mean Spearman rank correlation (both signed so that larger is fitter) with the final
-    validation loss of the `same` run, and with its mean over the `other` seeds; only the latter is free of common noise.
+    as none. p: of the F test that masks differ at all. spread: standard deviation between masks (noise taken off) over the mean
+    of that loss: what there is to win. The initial weights are the problem's throughout.
+    frame: seed, individual, epoch, the criteria, val_loss. correlations: per epoch and criterion the mean Spearman rank
+    correlation (both signed so that larger is fitter) with the final validation loss of the `same` run, and with its mean over
+    the `other` seeds; only the latter is free of common noise.
     """
 
     icc: float
     p: float
+    spread: float
     frame: pd.DataFrame
     correlations: pd.DataFrame
     ledger: Ledger
@@ -46,11 +52,12 @@ class Pilot:
     def verdict(self) -> str:
         """In words."""
         best = self.correlations.sort_values("other", ascending=False, kind="stable").iloc[0]
-        said = f"{max(self.icc, 0):.0%} of the variance of the final validation loss is due to the mask (p = {self.p:.2g})"
+        share = f"{max(self.icc, 0):.0%} of the variance of the final validation loss is due to the mask (p = {self.p:.2g})"
+        said = f"{share}, masks differ by {self.spread:.1%} of it"
         early = f"the best early sign is {best['criterion']} at epoch {best['epoch']} (rank correlation {best['other']:.2f})"
         if not self.p < 0.05:
             return f"the choice is noise: {said}; choosing among such masks wins nothing, take any"
-        if self.icc < 0.5:
+        if self.icc < 0.5 or self.spread < SPREAD:
             return f"the signal is low: {said}; {early}; judge finalists on fresh seeds"
         return f"the masks differ: {said}; {early}"
 
@@ -95,7 +102,10 @@ def pilot(
     frame = pd.DataFrame(rows)
     final = frame[frame["epoch"] == epochs].pivot(index="individual", columns="seed", values="val_loss").to_numpy()
     icc, p = intraclass(final)
-    return Pilot(icc, p, frame, _correlations(frame, final, [rule.name for rule in rules]), ledger)
+    between = max(0.0, icc) * final.var(ddof=1)
+    return Pilot(
+        icc, p, float(np.sqrt(between) / final.mean()), frame, _correlations(frame, final, [rule.name for rule in rules]), ledger
+    )
 
 
 def intraclass(values: Floats) -> tuple[float, float]:

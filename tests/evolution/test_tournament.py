@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,8 +144,11 @@ def test_pilot_says_when_the_choice_is_noise() -> None:
     final = found.correlations[(found.correlations["criterion"] == "loss") & (found.correlations["epoch"] == 3)]
     assert final["same"].item() == pytest.approx(1)
     assert len(found.frame) == 6 * 2 * 3
-    noise = type(found)(0.1, 0.4, found.frame, found.correlations, found.ledger)
+    noise = replace(found, icc=0.1, p=0.4)
     assert noise.verdict.startswith("the choice is noise")
     assert "due to the mask" in found.verdict
+    for low in ({"icc": 0.3, "spread": 0.4}, {"icc": 0.9, "spread": 0.02}):
+        assert replace(found, p=0.001, **low).verdict.startswith("the signal is low")
+    assert replace(found, p=0.001, icc=0.9, spread=0.4).verdict.startswith("the masks differ")
     with pytest.raises(InputError, match="runs=1"):
         pilot(mlp(), runs=1)
