@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
 MOST = 60
 """Rows of a raw table that are shown."""
+MANY = 15
+"""Rows above which a raw table is folded."""
 
 __all__ = ["benchmark_pages", "headline", "pictures"]
 
@@ -90,8 +93,8 @@ def _setting(setup: Mapping[str, Any], rows: Sequence[Row]) -> str:
     told = ", ".join(f"{key}={value}" for key, value in options.items())
     seeds = " to ".join(map(str, runs[:: max(1, len(runs) - 1)]))
     return (
-        f"{where}; {told}; {seeds} seeds. ± is half of a 95% t interval. Differences are paired by seed.\n"
-        "Cost is in epochs of the dense network, losers included."
+        f"{where}; {told}; {seeds} seeds. ± is half of a 95% t interval. Differences are paired by seed,\n"
+        "p is of the paired t test. Cost is in epochs of the dense network, losers included."
     )
 
 
@@ -102,13 +105,13 @@ def _compared(row: Row, kind: str, metric: str) -> tuple[str, ...]:
     scale, form = (100.0, "{:.2f}") if metric == "accuracy" else (1.0, "{:.4g}")
     mean, low = scale * value(f"{kind}_mean"), scale * value(f"{kind}_low")
     gap, gap_low = scale * value("difference"), scale * value("difference_low")
-    paired = "" if math.isnan(gap) else f"{'+' if gap > 0 else ''}{form.format(gap)} ± {form.format(gap - gap_low)}"
+    paired = "" if math.isnan(gap) else f"{'+' if gap > 0 else ''}{form.format(gap)}&nbsp;±&nbsp;{form.format(gap - gap_low)}"
     return (
         row["sparsity"] or "an outcome",
         f"`{row['method']}`",
         f"{value('survivors'):,.0f}",
         row["runs"],
-        form.format(mean) + ("" if math.isnan(low) else f" ± {form.format(mean - low)}"),
+        form.format(mean) + ("" if math.isnan(low) else f"&nbsp;±&nbsp;{form.format(mean - low)}"),
         paired,
         "" if math.isnan(value("difference_p")) else f"{value('difference_p'):.2g}",
         f"{value('dense_equivalent_epochs'):.3g}",
@@ -142,11 +145,10 @@ def _nested(value: object) -> bool:
 
 def _rows(title: str, rows: Sequence[Row]) -> Iterator[str]:
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    if title:
-        yield f"**{title}**"
-    yield table(columns, [[_text(row.get(name)) for name in columns] for row in rows[:MOST]])
-    if len(rows) > MOST:
-        yield f"The first {MOST} of {len(rows)} rows."
+    shown = table(columns, [[_text(row.get(name)) for name in columns] for row in rows[:MOST]])
+    said = f"{title or 'rows'}: {f'the first {MOST} of ' if len(rows) > MOST else ''}{len(rows)}"
+    folded = textwrap.indent(shown, "    ")
+    yield f'??? note "{said}"\n\n{folded}' if len(rows) > MANY else shown
 
 
 def _text(value: object) -> str:
