@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,9 +145,8 @@ def plot_cost(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = _axes(ax, (8.0, 4.8))
     _style(ax)
     score = score_column(runs)
-    for index, name in enumerate(runs["method"].unique()):
+    for name, (colour, marker) in looks(runs["method"].unique()).items():
         own = runs[runs["method"] == name]
-        colour, marker = COLOURS[index % len(COLOURS)], list(MARKERS)[index % len(MARKERS)]
         ax.scatter(own["dense_equivalent_epochs"], own[score], color=colour, marker=marker, s=14, alpha=0.45, linewidth=0)
         means = own.groupby("sparsity_obtained" if own["sparsity"].isna().all() else "sparsity", dropna=True)[
             ["dense_equivalent_epochs", score]
@@ -160,8 +159,7 @@ def plot_cost(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 ax.annotate(text, (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8, color=colour)
     if (runs["dense_equivalent_epochs"] > 0).any():
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(_plain_number())
-        ax.minorticks_off()
+        log_ticks(ax.xaxis, _plain_number())
     _score_axis(ax, str(runs["metric"].iloc[0]), {"test_score": "test", "val_score": "validation"}[score])
     ax.set_xlabel("cost in epochs of the dense network, losers included")
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -413,6 +411,26 @@ def _titles(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, kind: str, level:
         about += f", {int(runs['epochs'].iloc[0])} epochs"
     ax.set_title(", ".join(named), loc="left", fontsize=12, fontweight="bold", color=INK, pad=22)
     ax.text(0, 1.02, about, transform=ax.transAxes, fontsize=9.5, color="#555555", va="bottom")
+
+
+def looks(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method, those of the accuracy plot; methods that prune nothing are grey."""
+    names = [str(name) for name in methods]
+    found = {name: (GREY, "P") for name in names if not prunes(name)}
+    for index, name in enumerate(name for name in names if prunes(name)):
+        marker = list(MARKERS)[(index + 3 * (index // len(COLOURS))) % len(MARKERS)]
+        found[name] = (COLOURS[index % len(COLOURS)], marker)
+    return {name: found[name] for name in names}
+
+
+def log_ticks(axis: Any, formatter: Any) -> None:
+    """Ticks at 1, 2, 5, 10, … of a logarithmic axis, and no others."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axis.set_major_formatter(formatter)
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
 
 
 # ---- pieces of every plot ------------------------------------------------------------------------------------------

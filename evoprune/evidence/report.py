@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evoprune.errors import InputError
-from evoprune.evidence.plots import COLOURS, MARKERS, plot_accuracy, plot_controls, plot_cost
+from evoprune.evidence.plots import log_ticks, looks, plot_accuracy, plot_controls, plot_cost
 from evoprune.evidence.statistics import Interval, paired_difference
 from evoprune.evidence.tables import prunes, score_column, summarise
 from evoprune.evidence.verdict import DIFFERENCE, table
@@ -143,9 +144,10 @@ def _group(name: str, runs: pd.DataFrame, material: Material, missing: list[str]
     accuracy = metric == "accuracy"
     smallest = DIFFERENCE if accuracy else 0.02 * abs(float(runs["val_score"].mean()) or 1.0)
     smallest = smallest if smallest == smallest else DIFFERENCE
-    compared = [interval for interval in intervals if interval is not None]
+    judged = [interval is not None and prunes(str(method)) for interval, method in zip(intervals, summary["method"], strict=True)]
+    compared = [interval for interval, yes in zip(intervals, judged, strict=True) if yes and interval is not None]
     words = iter([word for _, word in table(compared, difference=smallest, accuracy=accuracy)])
-    said = ["" if interval is None else next(words) for interval in intervals]
+    said = [next(words) if yes else "" for yes in judged]  # a method that prunes nothing is a reference, not a rival
     rows = list(_rows(summary, intervals, said, metric))
     seeds = sorted(int(seed) for seed in runs["seed"].unique())
     tests = f"Holm's correction over {len(compared)} comparisons" if len(compared) > 1 else "one comparison"
@@ -156,7 +158,7 @@ def _group(name: str, runs: pd.DataFrame, material: Material, missing: list[str]
         f"Cost: epochs of the dense network, losers included; {_costs(summary)}."
     )
     kept = [index for index in runs.index if index < len(material.results)]
-    figures = _figures(runs, [material.results[index] for index in kept], _histories(material, runs))
+    figures = _figures(f"{name}, {metric}", runs, [material.results[index] for index in kept], _histories(material, runs))
     return Group(
         name, _question(name, methods, summary, baseline), _answers(summary, said, baseline), rows, note, figures, baseline
     )
@@ -165,7 +167,7 @@ def _group(name: str, runs: pd.DataFrame, material: Material, missing: list[str]
 def _question(name: str, methods: Sequence[str], summary: pd.DataFrame, baseline: str) -> str:
     asked = [f"{value:.4g}" for value in summary["sparsity"].dropna().unique()]
     at = f" at sparsity {', '.join(asked)}" if asked else ""
-    others = [method for method in methods if method != baseline]
+    others = [method for method in methods if method != baseline and prunes(method)]
     if not others:
         return f"How well does {baseline} do with {name}{at}?"
     rival = "a random mask" if baseline == BASELINE else baseline
@@ -223,7 +225,7 @@ def _rows(
             "test": _pm(row["test_mean"], (row["test_high"] - row["test_low"]) / 2, metric),
             "difference": difference,
             "cost": f"{row['dense_equivalent_epochs']:.3g}",
-            "words": words,
+            "words": words or ("" if prunes(str(row["method"])) else "a reference, prunes nothing"),
             "mark": words if words in ("better", "worse") else "",
         }
         previous = asked
@@ -307,29 +309,32 @@ def _notes(runs: pd.DataFrame, results: Sequence[Mapping[str, Any]]) -> list[str
 
 
 def _figures(
-    runs: pd.DataFrame, results: Sequence[Mapping[str, Any]], histories: Sequence[tuple[str, pd.DataFrame]]
+    name: str, runs: pd.DataFrame, results: Sequence[Mapping[str, Any]], histories: Sequence[tuple[str, pd.DataFrame]]
 ) -> list[dict[str, str]]:
     score = score_column(runs)
     sound = runs[runs[score].notna()]
     figures = []
     if len(sound):
         shown = "On the test split." if score == "test_score" else "On the validation split, the test split is not open."
-        figures.append(_figure("Score against sparsity", f"{shown} Bars: 95% t intervals.", lambda ax: plot_accuracy(sound, ax)))
         figures.append(
-            _figure("Score against cost", "A small point is a run, a large one a mean.", lambda ax: plot_cost(sound, ax))
+            _figure("Score against sparsity", f"{shown} Bars: 95% t intervals.", lambda ax: plot_accuracy(sound, ax), name)
+        )
+        figures.append(
+            _figure("Score against cost", "A small point is a run, a large one a mean.", lambda ax: plot_cost(sound, ax), name)
         )
     if any(result.get("layers") for result in results):
         caption = "Share of each layer's weights that is kept, mean over runs."
-        figures.append(_figure("Layer densities", caption, lambda ax: _densities(results, ax)))
-    pairs = [(name, *_early_late(history)) for name, history in histories if len(history) > 1]
+        figures.append(_figure("Layer densities", caption, lambda ax: _densities(results, ax), name))
+    pairs = [(method, *_early_late(history)) for method, history in histories if len(history) > 1]
     pairs = [pair for pair in pairs if all(math.isfinite(value) for value in pair[1:])]
     if len(pairs) > 2:
-        figures.append(_figure("Early against final", _early_words(runs, pairs), lambda ax: _scatter(pairs, ax)))
+        figures.append(_figure("Early against final", _early_words(runs, pairs), lambda ax: _scatter(pairs, ax), name))
     return figures
 
 
-def _figure(title: str, caption: str, draw: Callable[[Axes], object]) -> dict[str, str]:
-    return {"title": title, "caption": caption, **{name: _svg(draw, size, title) for name, size in _SIZES.items()}}
+def _figure(title: str, caption: str, draw: Callable[[Axes], object], about: str = "") -> dict[str, str]:
+    label = f"{title}: {about}" if about else title
+    return {"title": title, "caption": caption, **{name: _svg(draw, size, label) for name, size in _SIZES.items()}}
 
 
 _SIZES = {"wide": WIDE, "narrow": NARROW}
@@ -358,7 +363,7 @@ def _svg(draw: Callable[[Axes], object], size: tuple[float, float], label: str) 
     svg = re.sub(r'href="#', f'href="#{own}-', svg).replace("url(#", f"url(#{own}-")
     for grey, variable in THEMED.items():
         svg = svg.replace(grey, variable)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
 def _densities(results: Sequence[Mapping[str, Any]], ax: Axes) -> None:
@@ -374,12 +379,12 @@ def _densities(results: Sequence[Mapping[str, Any]], ax: Axes) -> None:
     for index, method in enumerate(methods):
         own = [result for result in chosen if result["method"] == method]
         shares = np.array([[layer["survivors"] / layer["prunable"] for layer in result["layers"]] for result in own])
-        marker = list(MARKERS)[index % len(MARKERS)]
+        colour, marker = looks(methods)[method]
         where = np.arange(len(names)) + (index - (len(methods) - 1) / 2) * 0.06
-        ax.plot(where, shares.mean(0), marker=marker, color=COLOURS[index % len(COLOURS)], label=method, linewidth=1.2)
+        ax.plot(where, shares.mean(0), marker=marker, color=colour, label=method, linewidth=1.2)
     ax.set_xticks(range(len(names)), names, rotation=0 if len(names) < 8 else 90)
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(_percent())
+    log_ticks(ax.yaxis, _percent())
     ax.set_ylabel("weights kept")
     ax.set_title("layer by layer" + ("" if highest is None else f", sparsity {highest:.4g}"), loc="left", fontsize=11)
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -417,10 +422,9 @@ def _scatter(pairs: Sequence[tuple[str, float, float]], ax: Axes) -> None:
     from evoprune.evidence.plots import _percent, _style
 
     _style(ax)
-    for index, method in enumerate(dict.fromkeys(name for name, _, _ in pairs)):
+    for method, (colour, marker) in looks(dict.fromkeys(name for name, _, _ in pairs)).items():
         own = np.array([pair[1:] for pair in pairs if pair[0] == method])
-        marker = list(MARKERS)[index % len(MARKERS)]
-        ax.scatter(own[:, 0], own[:, 1], s=26, marker=marker, color=COLOURS[index % len(COLOURS)], alpha=0.75, label=method)
+        ax.scatter(own[:, 0], own[:, 1], s=26, marker=marker, color=colour, alpha=0.75, label=method)
     if all(0 <= value <= 1 for pair in pairs for value in pair[1:]):
         ax.xaxis.set_major_formatter(_percent())
         ax.yaxis.set_major_formatter(_percent())

@@ -1,0 +1,253 @@
+"""The page says what was found and what is missing, whatever the folder holds, and needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import evoprune as ep
+from evoprune.cli import app
+from evoprune.compare import compare
+from evoprune.errors import InputError
+from evoprune.evidence.check import check
+from evoprune.evidence.report import command, page
+from evoprune.pages import report
+from evoprune.problems.problem import Problem
+from tests.tiny import table
+
+CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+
+class Parsed(HTMLParser):
+    """Whether every element is closed in order; ids, references and outside addresses."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.outside: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "action") and not (value or "").startswith(("#", "data:")):
+                self.outside.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(path: Path) -> str:
+    """The page's words, after its form is checked."""
+    text = path.read_text()
+    parsed = Parsed(text)
+    assert parsed.open == []
+    assert parsed.outside == []
+    assert len(parsed.ids) == len(set(parsed.ids)), "every id once"
+    assert "<script" not in text
+    assert not re.search(r"@import|url\(\s*[\"']?http|fetch\(", text)
+    references = {name for pair in re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text) for name in pair if name}
+    assert references <= set(parsed.ids), "every reference is there"
+    return " ".join(" ".join(parsed.text).split())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two methods and a reference, two sparsities, three seeds, with one check."""
+    folder = tmp_path_factory.mktemp("made") / "cmp"
+    data = tmp_path_factory.mktemp("data") / "blobs.npz"
+    np.savez(data, **{name: np.asarray(value) for name, value in table((6,), samples=160).items()})
+    problem = Problem("mlp:10-8", str(data))
+    options: dict[str, Any] = {"epochs": 2, "engine": "loop", "batch_size": 36, "k": 3, "selection_epochs": 1}
+    compare(["random", "kstarts", "dense"], problem, sparsities=(0.5, 0.8), seeds=3, out=folder, workers=1, **options)
+    run = folder / "runs" / "kstarts-0.8-seed0"
+    check(run, seeds=2, epochs=1, controls=[]).save(run)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(made, tmp_path / "copy"))
+
+
+def edit(folder: Path, run: str, **changes: Any) -> None:
+    path = folder / "runs" / run / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_the_page_answers_what_was_asked(folder: Path) -> None:
+    words = read(report(folder))
+    for part in ("The question", "kstarts do better than a random mask", "Against random, at sparsity 0.8: kstarts:",
+                 "Seeds 0, 1, 2",
+                 "Score against sparsity", "Score against cost", "Layer densities", "Early against final", "Is it real?",
+                 "fresh counts", "torch", "a reference, prunes nothing", "times as much as the cheapest"):  # fmt: skip
+        assert part in words, part
+    assert "What is missing" not in words
+    verdict = json.loads((folder / "runs" / "kstarts-0.8-seed0" / "check.json").read_text())["verdict"]
+    assert verdict in words
+
+
+def test_the_words_are_those_of_the_statistics(folder: Path) -> None:
+    for seed in range(3):
+        edit(folder, f"random-0.8-seed{seed}", test_score=0.5 + seed / 100)
+        edit(folder, f"kstarts-0.8-seed{seed}", test_score=0.7 + seed / 100 + seed / 1e4)
+        edit(folder, f"random-0.5-seed{seed}", test_score=0.8 + seed / 100)
+        edit(folder, f"kstarts-0.5-seed{seed}", test_score=0.6 + seed / 100 + seed / 1e4)
+    words = read(report(folder))
+    assert "at sparsity 0.5: kstarts: worse" in words
+    assert "at sparsity 0.8: kstarts: better" in words
+
+
+def test_the_same_runs_give_the_same_page(folder: Path) -> None:
+    assert report(folder).read_bytes() == report(folder).read_bytes()
+
+
+def test_the_commands_make_the_same_runs_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    line = next(line for line in re.findall(r"evoprune compare [^\n]*", report(folder).read_text()))
+    for part in ("random kstarts", "--sparsity 0.5,0.8", "--seeds 3", "--epochs 2", "--engine loop", "--set k=3", "--test"):
+        assert part.replace("random kstarts", "kstarts random") in line or part in line, line
+    done = CliRunner().invoke(app, line.split()[1:])
+    assert done.exit_code == 0, done.output
+    assert "nothing is trained" not in done.output
+    result = json.loads((folder / "runs" / "kstarts-0.8-seed0" / "result.json").read_text())
+    assert command(result).startswith("evoprune run kstarts --data ")
+    assert "--set k=3" in command(result)
+
+
+# ---- what may be missing -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_runs_is_refused_in_one_line(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    with pytest.raises(InputError, match="holds no finished run"):
+        report(tmp_path)
+    for path in (tmp_path, tmp_path / "nowhere"):
+        done = CliRunner().invoke(app, ["report", str(path)])
+        assert done.exit_code == 2
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_cells_are_named(folder: Path) -> None:
+    shutil.rmtree(folder / "runs" / "kstarts-0.8-seed1")
+    (folder / "runs" / "kstarts-0.5-seed2" / "result.json").unlink()
+    words = read(report(folder))
+    assert "kstarts at sparsity 0.8 has no run of seed 1." in words
+    assert "kstarts-0.5-seed2 is not finished" in words
+
+
+def test_a_single_seed_has_no_intervals_and_the_page_says_so(folder: Path) -> None:
+    for seed in (1, 2):
+        for path in (folder / "runs").glob(f"*seed{seed}"):
+            shutil.rmtree(path)
+    words = read(report(folder))
+    assert "a single seed (0)" in words
+    assert "(1 seed; need several for 0.2 points)" in words
+
+
+def test_a_single_run_gives_a_page(folder: Path) -> None:
+    words = read(report(folder / "runs" / "kstarts-0.8-seed0"))
+    assert "How well does kstarts do" in words
+    assert "no runs of 'random'" in words
+
+
+def test_a_run_that_turned_nan_counts_nowhere_and_is_named(folder: Path) -> None:
+    edit(folder, "kstarts-0.8-seed1", val_score=None, test_score=None, val_accuracy=None, test_accuracy=None)
+    words = read(report(folder))
+    assert "kstarts at sparsity 0.8, seed 1, turned NaN" in words
+    for seed in (0, 2):
+        edit(folder, f"kstarts-0.8-seed{seed}", val_score=None, test_score=None)
+    read(report(folder))
+    for path in (folder / "runs").iterdir():
+        edit(folder, path.name, val_score=None, test_score=None)
+    assert "Score against sparsity" not in read(report(folder)), "nothing to draw, yet a page"
+
+
+def test_different_versions_are_named(folder: Path) -> None:
+    path = folder / "runs" / "random-0.5-seed0" / "result.json"
+    result = json.loads(path.read_text())
+    result["arguments"]["versions"]["torch"] = "1.0.0"
+    path.write_text(json.dumps(result))
+    words = read(report(folder))
+    assert "different versions of torch" in words
+    assert "1.0.0" in words
+
+
+def test_damaged_files_are_named_and_left_out(folder: Path) -> None:
+    (folder / "runs" / "random-0.5-seed0" / "result.json").write_text("{")
+    (folder / "runs" / "random-0.5-seed1" / "history.csv").unlink()
+    (folder / "runs" / "kstarts-0.8-seed0" / "check.csv").unlink()
+    words = read(report(folder))
+    assert "left out" in words
+    assert "check of runs/kstarts-0.8-seed0 cannot be read" in words
+
+
+def test_several_problems_stand_one_after_the_other(folder: Path) -> None:
+    for path in (folder / "runs").glob("*seed2"):
+        edit(folder, path.name, model="mlp:other", metric="mse")
+    words = read(report(folder))
+    assert "mlp:other on" in words
+    assert "(lower is better)" not in words or "mse" in words
+
+
+def test_names_are_escaped(folder: Path) -> None:
+    for path in (folder / "runs").iterdir():
+        edit(folder, path.name, model="<script>alert(1)</script>")
+    assert "<script" not in report(folder).read_text()
+
+
+def test_a_page_without_runs_is_refused() -> None:
+    from evoprune.evidence.report import Material
+
+    with pytest.raises(InputError, match="no runs to report"):
+        page(Material(pd.DataFrame(), []))
+    assert ep.report is report
+
+
+# ---- in a browser --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the path: the page is not opened in a browser")
+@pytest.mark.parametrize(("width", "dark"), [(400, False), (1400, True)])
+def test_a_browser_shows_it_without_errors_or_requests(folder: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    assert CHROMIUM is not None
+    shot = tmp_path / "page.png"
+    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    options = [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", f"--screenshot={shot}"]
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+    done = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *quiet, *options, scheme,
+         report(folder).as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert shot.exists(), done.stderr[-500:]
+    assert ":CONSOLE" not in done.stderr, done.stderr
+    from matplotlib.image import imread
+
+    picture = imread(shot)
+    assert (picture[5, 5, :3].mean() < 0.3) == dark
+    assert picture.std() > 0.02, "something is drawn"
