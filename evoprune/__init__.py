@@ -9,51 +9,150 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evoprune import criteria, methods
-    from evoprune.evidence.check import check
+    from evoprune import (
+        criteria as criteria,
+    )
+    from evoprune import (
+        methods as methods,
+    )
+    from evoprune.evidence.check import (
+        check as check,
+    )
     from evoprune.evidence.plots import (
-        plot_accuracy,
-        plot_controls,
-        plot_cost,
-        plot_genealogy,
-        plot_layers,
-        plot_mask,
-        plot_pareto,
-        plot_trace,
+        plot_accuracy as plot_accuracy,
     )
-    from evoprune.evolution.individual import FitnessMax, FitnessMin, Individual, fitness_class
-    from evoprune.evolution.journal import read_journal
-    from evoprune.evolution.loop import generations
+    from evoprune.evidence.plots import (
+        plot_controls as plot_controls,
+    )
+    from evoprune.evidence.plots import (
+        plot_cost as plot_cost,
+    )
+    from evoprune.evidence.plots import (
+        plot_genealogy as plot_genealogy,
+    )
+    from evoprune.evidence.plots import (
+        plot_layers as plot_layers,
+    )
+    from evoprune.evidence.plots import (
+        plot_mask as plot_mask,
+    )
+    from evoprune.evidence.plots import (
+        plot_pareto as plot_pareto,
+    )
+    from evoprune.evidence.plots import (
+        plot_trace as plot_trace,
+    )
+    from evoprune.evolution.individual import (
+        FitnessMax as FitnessMax,
+    )
+    from evoprune.evolution.individual import (
+        FitnessMin as FitnessMin,
+    )
+    from evoprune.evolution.individual import (
+        Individual as Individual,
+    )
+    from evoprune.evolution.individual import (
+        fitness_class as fitness_class,
+    )
+    from evoprune.evolution.journal import (
+        read_journal as read_journal,
+    )
+    from evoprune.evolution.loop import (
+        generations as generations,
+    )
     from evoprune.evolution.operators import (
-        OPERATORS,
-        UMDA,
-        Told,
-        cxLayers,
-        cxRAR,
-        cxSetUniform,
-        initSparse,
-        mutGuided,
-        mutMoveBudget,
-        mutResize,
-        mutSwap,
-        replay,
+        OPERATORS as OPERATORS,
     )
-    from evoprune.evolution.statistics import statistics
-    from evoprune.evolution.toolbox import make_toolbox
-    from evoprune.masks.files import load_mask, save_mask
-    from evoprune.masks.mask import Mask
-    from evoprune.masks.sampling import random_mask
-    from evoprune.masks.space import MaskSpace
-    from evoprune.masks.topology import Topology
-    from evoprune.methods import Method, method, scorers
-    from evoprune.methods.scorers.scorer import scorer
-    from evoprune.pages import report
-    from evoprune.problems.problem import Problem
-    from evoprune.runs import load_runs
-    from evoprune.training.ledger import Ledger
-    from evoprune.training.population import Population
-    from evoprune.training.ticket import Ticket
-    from evoprune.training.trace import Trace
+    from evoprune.evolution.operators import (
+        UMDA as UMDA,
+    )
+    from evoprune.evolution.operators import (
+        Told as Told,
+    )
+    from evoprune.evolution.operators import (
+        cxLayers as cxLayers,
+    )
+    from evoprune.evolution.operators import (
+        cxRAR as cxRAR,
+    )
+    from evoprune.evolution.operators import (
+        cxSetUniform as cxSetUniform,
+    )
+    from evoprune.evolution.operators import (
+        initSparse as initSparse,
+    )
+    from evoprune.evolution.operators import (
+        mutGuided as mutGuided,
+    )
+    from evoprune.evolution.operators import (
+        mutMoveBudget as mutMoveBudget,
+    )
+    from evoprune.evolution.operators import (
+        mutResize as mutResize,
+    )
+    from evoprune.evolution.operators import (
+        mutSwap as mutSwap,
+    )
+    from evoprune.evolution.operators import (
+        replay as replay,
+    )
+    from evoprune.evolution.statistics import (
+        statistics as statistics,
+    )
+    from evoprune.evolution.toolbox import (
+        make_toolbox as make_toolbox,
+    )
+    from evoprune.masks.files import (
+        load_mask as load_mask,
+    )
+    from evoprune.masks.files import (
+        save_mask as save_mask,
+    )
+    from evoprune.masks.mask import (
+        Mask as Mask,
+    )
+    from evoprune.masks.sampling import (
+        random_mask as random_mask,
+    )
+    from evoprune.masks.space import (
+        MaskSpace as MaskSpace,
+    )
+    from evoprune.masks.topology import (
+        Topology as Topology,
+    )
+    from evoprune.methods import (
+        Method as Method,
+    )
+    from evoprune.methods import (
+        method as method,
+    )
+    from evoprune.methods import (
+        scorers as scorers,
+    )
+    from evoprune.methods.scorers.scorer import (
+        scorer as scorer,
+    )
+    from evoprune.pages import (
+        report as report,
+    )
+    from evoprune.problems.problem import (
+        Problem as Problem,
+    )
+    from evoprune.runs import (
+        load_runs as load_runs,
+    )
+    from evoprune.training.ledger import (
+        Ledger as Ledger,
+    )
+    from evoprune.training.population import (
+        Population as Population,
+    )
+    from evoprune.training.ticket import (
+        Ticket as Ticket,
+    )
+    from evoprune.training.trace import (
+        Trace as Trace,
+    )
 
 __version__ = "0.1.0.dev0"
 

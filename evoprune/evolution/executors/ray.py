@@ -50,7 +50,7 @@ class RayExecutor:
     """`workers` actors of `threads` threads and `gpus` GPUs (a share, as 0.5, lets two have one) on a Ray cluster.
 
     address: of a running cluster ("auto" finds it; "ray://host:10001" from outside). None uses the one this process is
-    connected to, and else starts one on this machine. The problem is sent once to every node; a sub-batch is masks (8 bytes a
+    connected to, and else starts one on this machine. The problem is sent once to every node; a sub-batch is masks (4 bytes a
     survivor) and, where weights are inherited, the parents' values. resources: of Ray, for every actor.
     patience: seconds without any worker before it is an error.
 
