@@ -40,7 +40,13 @@ THEMED = {
     "#e6e6e6": "var(--line)",
     "#ececec": "var(--bar)",
     "#ffffff": "var(--page)",
+    "#0072b2": "var(--blue)",
+    "#d55e00": "var(--red)",
+    "#009e73": "var(--green)",
+    "#7a5195": "var(--violet)",
+    "#444444": "var(--soft)",
 }
+"""Colours of the figures that follow the page's theme."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evoprune.errors import InputError
-from evoprune.evidence.plots import plot_accuracy, plot_layers, plot_trace, spread_apart
+from evoprune.evidence.plots import (
+    looks,
+    plot_accuracy,
+    plot_controls,
+    plot_cost,
+    plot_genealogy,
+    plot_layers,
+    plot_mask,
+    plot_pareto,
+    plot_trace,
+    spread_apart,
+)
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
 from tests.evidence.runs_frame import runs_frame
@@ -108,3 +119,87 @@ def test_axes_are_made_when_none_are_given() -> None:
     drawn = plot_accuracy(runs_frame({"random": 0.9}))
     assert isinstance(drawn, Axes)
     pyplot.close(drawn.figure)
+
+
+# ---- cost, masks, controls, genealogy, fronts ----------------------------------------------------------------------
+
+
+def test_cost_shows_every_run_and_names_every_method(ax: Axes) -> None:
+    runs = runs_frame({"random": 0.9, "kstarts": 0.92, "dense": 0.97})
+    runs["dense_equivalent_epochs"] = [0.2 + 0.1 * row for row in range(len(runs))]
+    assert plot_cost(runs, ax) is ax
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["random", "kstarts", "dense"]
+    assert sum(len(points.get_offsets()) for points in ax.collections) == len(runs) + 5, "runs, and the means of five cells"
+    assert "90%" in texts(ax)
+    assert "losers included" in ax.get_xlabel()
+    assert plot_cost(runs.assign(dense_equivalent_epochs=0.0)).get_xscale() == "linear", (
+        "nothing trained, nothing to take logs of"
+    )
+
+
+def test_methods_look_the_same_in_every_picture() -> None:
+    found = looks(["random", "dense", "kstarts"])
+    assert list(found) == ["random", "dense", "kstarts"]
+    assert found["kstarts"] == looks(["random", "kstarts"])["kstarts"], "references take no colour from the others"
+    assert len(set(looks([f"m{index}" for index in range(20)]).values())) == 20
+
+
+def test_a_masks_picture_has_as_much_ink_as_survivors(ax: Axes) -> None:
+    mask = Mask(MaskSpace(("a.weight", "b.weight"), ((3, 4), (2, 3, 2, 2))), [[0, 5, 11], [1, 2, 23]])
+    assert plot_mask(mask, 0, ax) is ax
+    shown = np.asarray(ax.images[0].get_array())
+    assert shown.shape == (3, 4)
+    assert np.flatnonzero(shown).tolist() == [0, 5, 11]
+    assert "3 of 12 weights" in texts(ax)
+    assert np.asarray(plot_mask(mask, "b.weight").images[0].get_array()).shape == (2, 12)
+    coarse = np.asarray(plot_mask(mask, 0, pixels=2).images[0].get_array())
+    assert coarse.shape == (2, 2)
+    for wrong in (2, "c.weight", -3):
+        with pytest.raises(InputError, match="there is no layer"):
+            plot_mask(mask, wrong)
+
+
+def test_controls_stand_beside_the_ticket(ax: Axes) -> None:
+    rows = [{"control": name, "seed": seed, "draw": 0, "score": value + seed / 100, "metric": "accuracy"}
+            for name, value in (("ticket", 0.9), ("shuffle_all", 0.6)) for seed in range(3)]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    assert plot_controls(frame, ax) is ax
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["ticket", "shuffle all"]
+    assert "3 seeds" in texts(ax)
+    plot_controls(frame.assign(score=math.nan))
+    plot_controls(frame[frame["seed"] == 0])
+    with pytest.raises(InputError, match="no row of the ticket"):
+        plot_controls(frame[frame["control"] != "ticket"])
+
+
+def genealogy() -> pd.DataFrame:
+    rows = [("a", 0, (), 0.5), ("b", 0, (), 0.6), ("c", 1, ("a", "b"), 0.7), ("d", 1, ("b",), 0.4), ("e", 2, ("c",), 0.9)]
+    columns = {"operator": "mutSwap", "operator_seed": 1, "survivors": 10, "count": 1, "failed": False, "lineage": None}
+    return pd.DataFrame(
+        [
+            {"mask": mask, "generation": g, "parents": parents, "val_accuracy": value, **columns}
+            for mask, g, parents, value in rows
+        ]
+    )
+
+
+def test_a_genealogy_leads_to_the_best(ax: Axes) -> None:
+    assert plot_genealogy(genealogy(), ax) is ax
+    assert "5 networks; the best and its 3 ancestors" in texts(ax)
+    assert len(ax.lines) == 4, "one line a parent"
+    assert "the best and its 1 ancestors" in texts(plot_genealogy(genealogy().rename(columns={"val_accuracy": "val_loss"})))
+    with pytest.raises(InputError, match="no column 'x'"):
+        plot_genealogy(genealogy(), column="x")
+    with pytest.raises(InputError, match="empty"):
+        plot_genealogy(genealogy()[:0])
+
+
+def test_the_front_holds_whom_nobody_beats(ax: Axes) -> None:
+    frame = pd.DataFrame({"survivors": [10, 20, 20, 30, 40], "val_accuracy": [0.5, 0.7, 0.6, 0.65, 0.9]})
+    assert plot_pareto(frame, ax) is ax
+    assert "5 networks, 3 on the front" in texts(ax)
+    assert "1 on the front" in texts(plot_pareto(frame.rename(columns={"val_accuracy": "val_loss"}), y="val_loss"))
+    with pytest.raises(InputError, match="no column 'cost'"):
+        plot_pareto(frame, x="cost")
