@@ -7,6 +7,7 @@ position in a batch. Nothing here reads or advances a global generator except `i
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ import torch
 
 from evoprune.errors import InputError
 
-__all__ = ["check_seed", "derive", "generator", "isolated", "torch_generator"]
+__all__ = ["check_seed", "derive", "generator", "isolated", "seed_torch", "torch_generator"]
 
 
 def check_seed(seed: object) -> int:
@@ -27,8 +28,15 @@ def check_seed(seed: object) -> int:
 
 
 def _sequence(seed: int, path: tuple[str | int, ...]) -> np.random.SeedSequence:
-    words = [part if isinstance(part, int) else int.from_bytes(hashlib.sha256(part.encode()).digest()[:8]) for part in path]
+    words = [_word(part) for part in path]
     return np.random.SeedSequence(entropy=check_seed(seed), spawn_key=words)
+
+
+def _word(part: str | int) -> int:
+    """A number below 2^32 as it is, anything else hashed, so that no two paths are spelt by the same words."""
+    if not isinstance(part, str) and 0 <= operator.index(part) < 2**32:
+        return operator.index(part)
+    return int.from_bytes(hashlib.sha256(str(part).encode()).digest()[:8])
 
 
 def derive(seed: int, *path: str | int) -> int:
@@ -46,6 +54,16 @@ def torch_generator(seed: int, *path: str | int, device: str | torch.device = "c
     return torch.Generator(device=device).manual_seed(derive(seed, *path))
 
 
+def seed_torch(seed: int) -> None:
+    """Seed torch's global generators, of the CPU and of GPUs in use.
+
+    `torch.manual_seed` would also queue the seed for GPUs that are not in use yet, where nothing could take it back.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
 @contextmanager
 def isolated(seed: int | None = None, *path: str | int) -> Iterator[None]:
     """Run a block with the global generators of `random`, numpy and torch seeded (when `seed` is given), then put back."""
@@ -56,7 +74,7 @@ def isolated(seed: int | None = None, *path: str | int) -> Iterator[None]:
             if seed is not None:
                 random.seed(derive(seed, *path, "random"))
                 np.random.seed(derive(seed, *path, "numpy") & 0xFFFFFFFF)  # noqa: NPY002
-                torch.manual_seed(derive(seed, *path, "torch"))
+                seed_torch(derive(seed, *path, "torch"))
             yield
         finally:
             random.setstate(python)

@@ -124,7 +124,7 @@ class Trainer:
 def cost_of(generation: Population, survivors: int, epochs: int) -> Ledger:
     """What one network of a population cost that trained for `epochs`; of the seconds it gets its share of the updates."""
     whole, problem = generation.ledger, generation.problem
-    own = Ledger(device=whole.device, engine=whole.engine)
+    own = Ledger(device=whole.device, engine=whole.engine, configurations=1)
     samples = generation.batches.per_epoch * generation.batches.size * epochs
     own.train(samples, [survivors], 3 * problem.prunable * len(problem.split("train")))
     own.evaluation_samples = epochs * len(problem.split("validation"))

@@ -6,6 +6,7 @@ is given back to the others, no layer falls below its floor, and integers come b
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 
@@ -66,7 +67,7 @@ def allocate(
         if allocation.count == budget:
             return allocation.counts
         return spread(space, np.array(allocation.counts) / np.array(space.sizes), budget, floors)
-    counts = tuple(int(count) for count in allocation)
+    counts = _counts(allocation)
     if len(counts) != len(space) or any(not 0 <= count <= size for count, size in zip(counts, space.sizes, strict=True)):
         raise MaskMismatch(
             f"counts {counts} do not fit layers of {space.sizes} weights: give one count a layer, at most its size"
@@ -74,6 +75,15 @@ def allocate(
     if sum(counts) != budget:
         raise InputError(f"counts {counts} sum to {sum(counts)}, sparsity {sparsity} asks for {budget}: change one of them")
     return counts
+
+
+def _counts(allocation: object) -> tuple[int, ...]:
+    try:
+        return tuple(operator.index(count) for count in allocation)  # type: ignore[attr-defined]
+    except TypeError:
+        raise InputError(
+            f"allocation {allocation!r} is not usable: give one of {', '.join(ALLOCATIONS)}, a mask, or whole counts, one a layer"
+        ) from None
 
 
 def spread(space: MaskSpace, densities: Floats, budget: int, floors: Sequence[int] | None = None) -> tuple[int, ...]:

@@ -53,13 +53,13 @@ class MaskSpace:
         if not isinstance(model, nn.Module):
             raise InputError(f"{type(model).__name__} is not a torch.nn.Module: give the model itself")
         found: dict[int, tuple[str, tuple[int, ...]]] = {}
+        first = {id(parameter): name for name, parameter in model.named_parameters()}  # a tied weight's first name
         for prefix, module in model.named_modules():
             if isinstance(module, PRUNABLE) and isinstance(module.weight, nn.Parameter):
                 if isinstance(module.weight, UninitializedParameter):
                     raise InputError(f"the lazy layer {prefix!r} has no weights yet: run the model once on a batch before")
                 if module.weight.requires_grad:
-                    name = f"{prefix}.weight" if prefix else "weight"
-                    found.setdefault(id(module.weight), (name, tuple(module.weight.shape)))
+                    found.setdefault(id(module.weight), (first[id(module.weight)], tuple(module.weight.shape)))
         return cls(tuple(name for name, _ in found.values()), tuple(shape for _, shape in found.values()))
 
     @cached_property

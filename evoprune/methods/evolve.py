@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from deap import base, tools
 
-from evoprune.errors import InputError
+from evoprune.errors import InputError, TrainingFailed
 from evoprune.evolution.loop import State, generations
 from evoprune.evolution.operators import mutGuided
 from evoprune.evolution.several import front
@@ -111,7 +111,8 @@ def evolve(
             comma=plan["comma"], halloffame=hall, repetitions=repetitions,
         )  # fmt: skip
         state = next(states)
-        while not _exceeds(toolbox, plan["lambda_"], budget) and (later := next(states, None)) is not None:
+        asked = plan["lambda_"] + (plan["mu"] + 1 if repetitions > 1 else 0)  # elites are evaluated again
+        while not _exceeds(toolbox, asked, budget) and (later := next(states, None)) is not None:
             state = later
     finally:
         toolbox.map.close()
@@ -124,7 +125,7 @@ def _trained(
 ) -> Ticket:
     """The best of the search as a ticket, with the cost of the search."""
     if state.best is None:
-        raise InputError(f"all {state.nevals} evaluations failed: lower lr=")
+        raise TrainingFailed(f"all {state.nevals} evaluations failed: lower lr=")
     winner = Population(problem, [state.best], horizon=epochs, seed=seed, **training).train(epochs).ticket()
     winner.ledger = scored + toolbox.map.ledger + winner.ledger
     names = toolbox.map.trainer.names

@@ -79,4 +79,4 @@ def prune_gradually(
             ]
         )
     generation.train_steps(total - generation.steps)
-    return generation
+    return generation.measure() if last >= total else generation  # what was pruned in the last step was not yet judged

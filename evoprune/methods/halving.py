@@ -53,6 +53,8 @@ def halving(
             raise InputError(f"{name}={value!r} is not usable: give a whole number >= {least}")
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
     generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)
+    if judges and generation.training.own_weights:
+        raise InputError("judges train finalists again from common weights: set judges=0, or leave own_weights out")
     tournament(generation, individuals, rungs, [one.name for one in criteria], eta=eta, keep=finalists)
     generation.train(epochs - rungs[-1])
     final = [individuals[number] for number in generation.trace.individuals]

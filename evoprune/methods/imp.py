@@ -57,6 +57,8 @@ def prune_and_rewind(
     Its ledger has all rounds in it. Each round is a new population, so that `engine="auto"` follows the sparsity.
     """
     check_share(rate=rate)
+    if generation.training.drop_rate:
+        raise InputError("imp rewinds weights, which drop_rate= would scale again in every round: leave drop_rate out")
     problem, epochs, seed = generation.problem, generation.horizon, generation.seed
     if isinstance(rewind, bool) or not isinstance(rewind, int) or not 0 <= rewind < epochs:
         raise InputError(f"rewind={rewind!r} is not usable: give whole epochs, fewer than the {epochs} of a round")
@@ -80,12 +82,12 @@ def prune_and_rewind(
 
 def rounds(prunable: int, budget: int, rate: float) -> list[int]:
     """Survivors after each round: (1 - rate) of those before, the last exactly `budget`."""
-    left: list[int] = []
-    survivors = float(prunable)
-    while survivors > budget:
+    left, survivors = [prunable], float(prunable)
+    while left[-1] > budget:
         survivors = max(survivors * (1 - rate), budget)
-        left.append(round(survivors))
-    return left
+        if round(survivors) < left[-1]:
+            left.append(round(survivors))
+    return left[1:]
 
 
 def _smaller(mask: Mask, scores: Sequence[Floats], budget: int, final: Sequence[int] | None) -> Mask:

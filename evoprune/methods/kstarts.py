@@ -41,7 +41,9 @@ def kstarts(
     trains, the masks are scored on what it recorded). rungs: epochs at which the worse share leaves (all but 1/eta), in
     place of one cut after `selection_epochs`.
     """
-    rungs = check_rungs(rungs or (selection_epochs,), epochs, criterion=CRITERIA[criterion], k=k, eta=check_eta(eta))
+    rungs = check_rungs(
+        (selection_epochs,) if rungs is None else rungs, epochs, criterion=CRITERIA[criterion], k=k, eta=check_eta(eta)
+    )
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
     if one_of("form", form, ("independent", "shared")) == "independent":
         generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)

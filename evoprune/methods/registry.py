@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+
 from evoprune import seeds
 from evoprune.errors import InputError, UnknownName
 from evoprune.masks.allocation import ALLOCATIONS
@@ -81,6 +83,7 @@ class Method:
             raise InputError(
                 f"{self.name} needs a Problem, not a {type(problem).__name__}: make one with ep.Problem(model, data)"
             )
+        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         self.check(options)
         started = time.perf_counter()
         with seeds.isolated(options.get("seed", 0), self.name):

@@ -43,7 +43,8 @@ def rewire_at_random(generation: Population, fraction: float = 0.3) -> Populatio
     space = generation.problem.space
 
     def enter(row: int, layer: int, before: Indices, stay: Indices, count: int) -> Indices:
-        rng = seeds.generator(generation.seed, "set", generation.epoch, row, layer)
+        individual = generation.trace.individuals[row]  # not its position, which depends on who trains beside it
+        rng = seeds.generator(generation.seed, "set", generation.epoch, individual, layer)
         free = complement(before, space.sizes[layer])
         return free[random_subset(rng, len(free), count)]
 

@@ -18,7 +18,7 @@ from evoprune.masks.space import MaskSpace
 from evoprune.problems.data import load_data
 from evoprune.problems.fit import CLASSIFICATION, RECONSTRUCTION, check_fit, outputs_of, task_of
 from evoprune.problems.losses import Loss, find_loss
-from evoprune.problems.origin import Built, Given, Named, Origin, shapes_of
+from evoprune.problems.origin import Built, Given, Named, Origin, own_copy, shapes_of
 from evoprune.problems.splits import Split
 
 __all__ = ["Problem"]
@@ -81,7 +81,7 @@ class Problem:
         if isinstance(model, str):
             return Named(model, self.input_shape, outputs_of(model, self._data, self.task))
         if isinstance(model, nn.Module):
-            return Given(model)
+            return Given(own_copy(model))
         if callable(model):
             return Built(model)
         kind = type(model).__name__
@@ -189,7 +189,8 @@ class Problem:
 
     def _structure(self) -> tuple[Any, ...]:
         text = self.model_name if isinstance(self._origin, Named) else re.sub(r" at 0x[0-9a-f]+", "", repr(self._module))
-        return text, sorted(shapes_of(self._module).items()), self.task, self.loss.name, self._data.digest
+        frozen = [name for name, parameter in self._module.named_parameters() if not parameter.requires_grad]
+        return text, sorted(shapes_of(self._module).items()), frozen, self.task, self.loss.name, self._data.digest
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(split):,} {name}" for name, split in self._data.splits.items())

@@ -18,7 +18,7 @@ class Ledger:
         counts 3 × prunable × samples.
     dense_equivalent_epochs: survivor_updates over those of one epoch of the dense network.
     evaluation_samples: samples seen in evaluation, reported apart.
-    wall_s: seconds. device, engine: where and how it trained. configurations: how many were tried to get here.
+    wall_s: seconds. device, engine: where and how it trained. configurations: networks whose training was begun to get here.
     """
 
     samples: int = 0
@@ -28,7 +28,7 @@ class Ledger:
     wall_s: float = 0.0
     device: str = ""
     engine: str = ""
-    configurations: int = 1
+    configurations: int = 0
 
     def train(self, samples: int, survivors: Sequence[int], dense_epoch: int) -> None:
         """Count `samples` through each of the networks of `survivors`; dense_epoch: 3 · prunable · training samples."""
@@ -46,7 +46,7 @@ class Ledger:
             self.wall_s + other.wall_s,
             _join(self.device, other.device),
             _join(self.engine, other.engine),
-            max(self.configurations, other.configurations),
+            self.configurations + other.configurations,
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -150,6 +150,8 @@ class Training:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
+            if device.type == "meta":
+                raise RuntimeError("it holds no numbers")
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -85,7 +86,7 @@ class Population:
             self.training.engine, model, parameters, self.batches.sample(), batch_size=self.batches.size, dtype=self.dtype
         )
         self.trace = Trace(problem, parameters)
-        self.ledger = Ledger(device=self.device.type, engine=self.engine.name)
+        self.ledger = Ledger(device=self.device.type, engine=self.engine.name, configurations=len(masks))
         self.steps = 0
         self._loss = torch.zeros(len(masks), dtype=torch.float64, device=self.device)  # sum over the steps of the running epoch
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
@@ -179,7 +180,7 @@ class Population:
         with DropConnect(self.parameters, self.training.drop_rate, self.seed, self.steps):
             for chunk in self._chunks:
                 if self.engine.random:
-                    torch.manual_seed(self._dropout_seed + self.steps)
+                    seeds.seed_torch(self._dropout_seed + self.steps)
                 losses = self.problem.loss.per_sample(chunk(inputs), targets).mean(1)
                 if gradients:
                     losses.sum().backward()
@@ -247,7 +248,7 @@ class Population:
         collected: dict[str, list[Tensor]] = {name: [] for name in self.problem.space.names}
         with seeds.isolated():
             for chunk in self._chunks:
-                torch.manual_seed(self._dropout_seed + self.steps)
+                seeds.seed_torch(self._dropout_seed + self.steps)
                 found = chunk.train().dense_gradients(inputs, lambda o: loss.per_sample(o, targets).mean(1).sum())
                 for name, gradient in found.items():
                     collected[name].append(gradient)
@@ -257,6 +258,8 @@ class Population:
 
     def select(self, rows: Sequence[int]) -> Population:
         """Keep the networks at positions `rows`, in that order; weights and optimizer state of the rest stay."""
+        if any(isinstance(row, (bool, np.bool_)) for row in rows):
+            raise InputError("rows are positions, not booleans: use numpy.flatnonzero(chosen)")
         chosen = [int(row) for row in rows]
         distinct = {row % len(self) for row in chosen}
         if not chosen or any(not -len(self) <= row < len(self) for row in chosen) or len(distinct) != len(chosen):
@@ -289,6 +292,9 @@ class Population:
         with torch.no_grad():
             for name, leaf in self.parameters.leaves().items():
                 leaf.copy_(self.parameters.initial[name])
+        fresh = self.problem.initial_weights()
+        for name, value in self.parameters.buffers.items():
+            value.copy_(fresh[name])  # running statistics
         self.optimizer = self.training.make_optimizer(self.parameters.leaves().values())
         return self
 
@@ -333,11 +339,11 @@ class Population:
                 for name, value in self.parameters.row(position, values=self.parameters.initial).items()
                 if name in self.parameters.initial
             },
-            history_rows=self.trace.history(self.trace.individuals[position]),
-            ledger=self.ledger,
+            history_rows=[dict(row) for row in self.trace.history(self.trace.individuals[position])],
+            ledger=replace(self.ledger),
             provenance={"problem": self.problem.describe(), "seed": self.seed, "training": self.training.as_dict()},
             problem=self.problem,
-            trace_rows=self.trace.rows(),
+            trace_rows=[dict(row) for row in self.trace.rows()],
         )
 
     def state(self) -> dict[str, Any]:

@@ -99,8 +99,8 @@ class Ticket:
             weight = module.get_parameter(name)
             for owner in [layer for layer in module.modules() if layer._parameters.get("weight") is weight]:  # tied ones too
                 prune.custom_from_mask(owner, "weight", kept.to(weight.device))
-                # torch leaves a tensor with a graph here, which deepcopy refuses; every forward recomputes it
-                owner.weight = owner.weight.detach()  # type: ignore[operator]
+                _without_graph(owner)
+                owner.register_forward_hook(_without_graph)
         return module
 
     def compact(self) -> nn.Module:
@@ -182,3 +182,10 @@ class Ticket:
         """The same ticket with more provenance."""
         self.provenance = {**self.provenance, **more}
         return self
+
+
+def _without_graph(layer: nn.Module, *_: object) -> None:
+    """After `torch.nn.utils.prune` and after every forward: its weight is a tensor with a graph, which deepcopy refuses."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    layer.weight = weight.detach()

@@ -56,4 +56,7 @@ def _candidates(space: MaskSpace, masks: tuple[Mask, ...], device: torch.device)
 
 def _probe(engine: Engine, parameters: Parameters, sample: torch.Tensor) -> None:
     with torch.random.fork_rng(), torch.no_grad():
-        engine.chunk(parameters, 0, 1).eval()(sample)
+        chunk = engine.chunk(parameters, 0, 1)
+        chunk.states = {name: value.clone() for name, value in chunk.states.items()}
+        for mode in (True, False):
+            chunk.train(mode)(sample)
