@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,10 @@ def check(
     matters, in units of the score; None takes 0.002 of an accuracy (0.2 points), 2% of a loss. problem: needed for a ticket
     from a file whose model or data have no name. training: options of `Training` that differ from the ticket's own.
 
-    Scores are of the validation split, at the last epoch. Raises `InputError` for a ticket that keeps every weight.
+    The verdict is about this ticket: a random mask that is a lucky draw does beat the others, and is told so; the reason says
+    how many fresh masks reach its mean. Scores are of the validation split, at the last epoch.
+
+    Raises `InputError` for a ticket that keeps every weight.
     """
     for name, value in (("seeds", seeds), ("draws", draws), *((("epochs", epochs),) if epochs is not None else ())):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -246,6 +249,9 @@ def _judged(
         "ticket": _plain(mean_interval(by_seed[TICKET]).mean),
     }
     verdict = judge(gains, counts_chosen=counts_chosen, difference=smallest)
+    fresh = sign * frame[frame["control"] == "fresh_counts"]["score"].dropna()
+    reached = f"{int((fresh >= np.nanmean(own)).sum())} of {len(fresh)} fresh masks reach its mean"
+    verdict = replace(verdict, because=f"{verdict.because}; {reached}")
     return Check(frame, pd.DataFrame(shown), verdict, smallest, seeds, epochs, about)
 
 
