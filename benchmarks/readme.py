@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "benchmarks/results/fashion_mnist"
 COMMAND = (
     "evoprune compare random kstarts dissipating combined dense --data fashion-mnist --model lenet-300-100 "
-    "--sparsity 0.95,0.98,0.99 --seeds 5 --epochs 10 --out " + RESULTS
+    "--sparsity 0.95,0.98,0.99 --seeds 5 --epochs 10 --out results/fashion_mnist"
 )
 
 
