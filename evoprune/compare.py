@@ -237,7 +237,14 @@ def _run_folder(folder: Path, problem: Problem, cell: Cell) -> RunFolder:
 
 
 def _withdraw(folder: Path, made: list[Path]) -> None:
-    """A refused comparison leaves nothing behind, the runs of methods that were not refused included."""
+    """A refused comparison leaves nothing behind, unless runs of more than one seed are finished.
+
+    Every method and sparsity has its turn in the first seed, so arguments are refused there; what goes wrong later is not
+    worth a night's runs.
+    """
+    finished = {path.parent.name.rpartition("-seed")[2] for path in (folder / RUNS).glob("*/result.json")}
+    if len(finished) > 1:
+        return
     empty_folder(folder)
     remove_folders(made)
 

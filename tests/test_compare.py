@@ -265,3 +265,10 @@ def test_a_users_module_and_arrays(tmp_path: Path) -> None:
     assert len(found.results) == 4
     with pytest.raises(InputError, match="workers=1"):
         compare(["random", "dense"], own, out=tmp_path / "b", **{**asked, "workers": None})
+
+
+def test_a_refused_method_leaves_no_folder_though_another_ran_before_it(tmp_path: Path) -> None:
+    out = tmp_path / "made" / "here"
+    with pytest.raises(InputError, match="k=0"):
+        compare(["random", "kstarts"], ep.Problem("mlp:8"), sparsities=[0.5], seeds=1, out=out, workers=1, k=0, epochs=3)
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Numbers too small to matter, before they become denormals, which take a processor a hundred times longer."""
+"""Numbers too small to matter, before they become denormals, on which processors are slow."""
 
 from __future__ import annotations
 
