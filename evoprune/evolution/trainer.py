@@ -17,6 +17,7 @@ from evoprune.evolution.objectives import Objective
 from evoprune.evolution.store import Start, Trained
 from evoprune.masks.mask import Indices, Mask
 from evoprune.problems.problem import Problem
+from evoprune.training.capacity import largest_population
 from evoprune.training.ledger import Ledger
 from evoprune.training.population import Population
 
@@ -67,9 +68,12 @@ class Trainer:
         return tuple(one.worst if value is None else value for one, value in zip(self.objectives, found, strict=True))
 
     def plan(self) -> tuple[str, int]:
-        """The engine, decided from device, model and sparsity, and how many networks one of its chunks holds."""
-        engine = self._population([self.reference], None, self.seed).engine
-        return engine.name, max(8, engine.rows)
+        """The engine, decided from device, model and sparsity, and the networks of a sub-batch: what one of its chunks holds,
+        on a GPU what fits into its memory."""
+        one = self._population([self.reference], None, self.seed)
+        if one.device.type == "cuda":
+            return one.engine.name, largest_population(self.problem, self.reference, **self.training)
+        return one.engine.name, max(8, one.engine.rows)
 
     def on(self, engine: str) -> Trainer:
         """The same on that engine."""

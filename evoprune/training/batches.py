@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ from evoprune.problems.problem import Problem
 from evoprune.problems.splits import Split
 
 __all__ = ["Batches"]
+
+
+_RESIDENT: WeakKeyDictionary[Split, dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+"""Splits that were copied to a device, for as long as their problem lives: a search trains many populations on the same data."""
 
 
 class Batches:
@@ -32,8 +37,14 @@ class Batches:
 
     def place(self, split: Split) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a split on the device, floats in the training precision."""
-        targets = split.inputs if split.targets is None else split.targets
-        return self._cast(split.inputs), self._cast(targets)
+        if self.device.type == "cpu":
+            return self._cast(split.inputs), self._cast(split.goals)
+        placed = _RESIDENT.setdefault(split, {})
+        key = self.device, self.dtype
+        if key not in placed:
+            inputs = self._cast(split.inputs)
+            placed[key] = inputs, inputs if split.targets is None else self._cast(split.targets)
+        return placed[key]
 
     def _cast(self, value: Tensor) -> Tensor:
         return value.to(self.device, self.dtype if value.is_floating_point() else None)
@@ -51,9 +62,12 @@ class Batches:
     def epoch(self, epoch: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and targets of the steps of an epoch (0 is the first), or of its steps first … stop - 1 alone."""
         for indices in self.order(epoch)[first:stop]:
-            yield self.inputs[indices], self.targets[indices]
+            yield self.rows(indices)
+
+    def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the samples `indices`."""
+        return self.inputs[indices], self.targets[indices]
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the global `step`."""
-        indices = self.order(step // self.per_epoch)[step % self.per_epoch]
-        return self.inputs[indices], self.targets[indices]
+        return self.rows(self.order(step // self.per_epoch)[step % self.per_epoch])

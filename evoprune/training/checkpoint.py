@@ -74,7 +74,8 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
         if key.startswith("optimizer/"):
             _, slot, name = key.split("/", 2)
             leaf = parameters.leaves()[name]
-            optimizer.state[leaf][slot] = value.to(leaf.device if value.ndim else "cpu", copy=True)  # a step count stays there
+            counts = value.ndim == 0 and not population.training.fused(leaf.device)  # a step count stays on the CPU
+            optimizer.state[leaf][slot] = value.to("cpu" if counts else leaf.device, copy=True)
     for name, slots in values["optimizer"].items():
         optimizer.state[parameters.leaves()[name]].update(slots)
     population.optimizer, population.steps = optimizer, values["steps"]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
+from torch import Tensor
 
 from evoprune import seeds
 from evoprune.training.parameters import Parameters
@@ -11,14 +15,16 @@ __all__ = ["DropConnect"]
 
 
 class DropConnect:
-    """While open, a random share `rate` of the weights is 0; the same weights in every network, others every step.
+    """In a step's block a random share `rate` of the weights is 0; the same weights in every network, others every step.
 
     As in the paper a step uses W·M and evaluation the mean (1 - rate)·W. What is stored, evaluated and saved is that mean,
     so a step divides it by (1 - rate), and a gradient step on W is one on the mean times (1 - rate).
     """
 
-    def __init__(self, parameters: Parameters, rate: float, seed: int, step: int) -> None:
-        self.parameters, self.rate, self.seed, self.step = parameters, rate, seed, step
+    def __init__(self, parameters: Parameters, rate: float, seed: int) -> None:
+        self.parameters, self.rate, self.seed = parameters, rate, seed
+        sizes = dict(zip(parameters.space.names, parameters.space.sizes, strict=True))
+        self._weights = {name: parameters.indices(name) % size for name, size in sizes.items()} if rate else {}
 
     @staticmethod
     def scale_initial(parameters: Parameters, rate: float) -> None:
@@ -27,22 +33,26 @@ class DropConnect:
             value.detach().mul_(1 - rate)
             parameters.initial[name].mul_(1 - rate)
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def at(self, step: int) -> Iterator[None]:
+        """The block computes gradients with the weights that step `step` keeps."""
         if not self.rate:
+            yield
             return
-        rng = seeds.torch_generator(self.seed, "dropconnect", self.step)
-        self.kept, self.before = {}, {}
+        rng = seeds.torch_generator(self.seed, "dropconnect", step)
+        space, kept, before = self.parameters.space, {}, {}
         for name, value in self.parameters.survivors.items():
-            size = self.parameters.space.sizes[self.parameters.space.index[name]]
-            dense = torch.rand(size, generator=rng).to(value.device) >= self.rate
-            self.kept[name] = dense[self.parameters.indices(name) % size].to(value.dtype)
-            self.before[name] = value.detach().clone()
-            value.detach().mul_(self.kept[name]).div_(1 - self.rate)
-
-    def __exit__(self, *_: object) -> None:
-        if not self.rate:
-            return
+            dense = _send(torch.rand(space.sizes[space.index[name]], generator=rng) >= self.rate, value.device)
+            kept[name] = dense[self._weights[name]].to(value.dtype)
+            before[name] = value.detach().clone()
+            value.detach().mul_(kept[name]).div_(1 - self.rate)
+        yield
         for name, value in self.parameters.survivors.items():
             assert value.grad is not None
-            value.grad.mul_(self.kept[name]).mul_(1 - self.rate)
-            value.detach().copy_(self.before[name])
+            value.grad.mul_(kept[name]).mul_(1 - self.rate)
+            value.detach().copy_(before[name])
+
+
+def _send(value: Tensor, device: torch.device) -> Tensor:
+    """`value` on the device; a GPU copies it while the host goes on."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)

@@ -13,6 +13,7 @@ from torch import Tensor
 from evoprune.errors import InputError, UnknownName
 from evoprune.registry import Registry
 from evoprune.training.initializers import INITIALIZERS
+from evoprune.training.precision import PRECISIONS, check_precision
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Training"]
 
@@ -29,6 +30,10 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rprop": torch.optim.Rprop,
 }
 """The element-wise optimizers of `torch.optim`: each survivor's update depends on its own gradient and state alone."""
+
+FUSED = ("sgd", "adam", "adamw")
+"""On a GPU these step in one kernel whose learning rate is a number on the device, so that a CUDA graph can hold the step."""
+FUSED_ON = ("cuda",)
 
 COUPLED = ("lbfgs", "adafactor", "muon")
 LEARNING_RATES = {"sgd": 0.05, "adagrad": 0.01, "adadelta": 1.0, "rprop": 0.01, "rmsprop": 0.001}
@@ -59,6 +64,8 @@ class Training:
     """Options of `Population`, all of which every method accepts too.
 
     engine: "auto", "loop", "dense" or "sparse". device: "auto", "cpu", "cuda", …. dtype: "float32" or "float64".
+    precision: how products are computed: "full" in `dtype`, "tf32" (CUDA) or "bf16" with fewer digits, on float32 weights.
+    cuda_graphs: on a GPU, record a step once and replay it (what cannot be recorded runs as it is, and says so).
     batch_size: samples a step; None takes min(128, n_train // 40).
     optimizer: a name of `OPTIMIZERS`. lr: learning rate; None takes .05 for SGD and torch's default for the others.
     momentum, nesterov: SGD only. weight_decay: on every parameter.
@@ -73,6 +80,8 @@ class Training:
     engine: str = "auto"
     device: str = "auto"
     dtype: str = "float32"
+    precision: str = "full"
+    cuda_graphs: bool = True
     batch_size: int | None = None
     optimizer: str = "sgd"
     lr: float | None = None
@@ -101,7 +110,13 @@ class Training:
         SCHEDULES[self.schedule]
         INITIALIZERS[self.init]
         if self.dtype not in ("float32", "float64"):
+            if self.dtype in ("bfloat16", "float16", "bf16", "tf32"):
+                raise InputError(f"dtype={self.dtype!r} is not usable for weights: keep dtype='float32' and set precision='bf16'")
             raise UnknownName("dtype", self.dtype, ("float32", "float64"))
+        if self.precision not in PRECISIONS:
+            raise UnknownName("precision", self.precision, PRECISIONS)
+        if self.precision != "full" and self.dtype != "float32":
+            raise InputError(f"precision={self.precision!r} is for dtype='float32', not {self.dtype!r}: change one of them")
         checks = {
             "batch_size": self.batch_size is None or _whole(self.batch_size, 1),
             "lr": self.lr is None or _number(self.lr, 0, math.inf),
@@ -122,7 +137,7 @@ class Training:
                 raise InputError(
                     f"{name}={getattr(self, name)!r} is not usable: give a {expected.get(name, 'finite number >= 0')}"
                 )
-        for name in ("nesterov", "rescale", "own_weights"):
+        for name in ("nesterov", "rescale", "own_weights", "cuda_graphs"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)!r} is not usable: give True or False")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
@@ -145,7 +160,12 @@ class Training:
         return asdict(self)
 
     def resolved_device(self) -> torch.device:
-        """The torch device. Raises `InputError` for one that is not there."""
+        """The torch device. Raises `InputError` for one that is not there, or cannot compute in `precision`."""
+        device = self._found_device()
+        check_precision(self.precision, device)
+        return device
+
+    def _found_device(self) -> torch.device:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -162,16 +182,25 @@ class Training:
     def make_optimizer(self, leaves: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The optimizer over `leaves`.
 
-        Never the fused kernels: their last entries round differently, so a result would depend on its position in a batch.
+        On a CPU never the fused kernels: their last entries round differently, so a result would depend on its position in a
+        batch.
         """
+        leaves = list(leaves)
         options: dict[str, Any] = {"lr": self.base_lr, "weight_decay": self.weight_decay}
+        if self.fused(leaves[0].device):
+            options |= {"fused": True, "lr": torch.tensor(self.base_lr, device=leaves[0].device)}
+            options |= {} if self.optimizer == "sgd" else {"capturable": True}
         if self.optimizer == "sgd":
             options |= {"momentum": self.momentum, "nesterov": self.nesterov}
         if self.optimizer == "rprop":
             if self.weight_decay:
                 raise InputError("rprop has no weight decay: set weight_decay=0 or choose another optimizer")
             del options["weight_decay"]
-        return OPTIMIZERS[self.optimizer](list(leaves), **options)
+        return OPTIMIZERS[self.optimizer](leaves, **options)
+
+    def fused(self, device: torch.device) -> bool:
+        """Whether the optimizer's learning rate and step count are numbers on `device`."""
+        return self.optimizer in FUSED and device.type in FUSED_ON
 
     @property
     def base_lr(self) -> float:

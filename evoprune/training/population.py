@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,8 +24,11 @@ from evoprune.training.engines import Chunk, make_engine
 from evoprune.training.evaluation import evaluate
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
+from evoprune.training.memory import out_of_memory, release_memory
 from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
+from evoprune.training.precision import arithmetic
+from evoprune.training.recorded import Recorded
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
 
@@ -33,7 +37,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Population"]
 
+log = logging.getLogger("evoprune")
 progress = logging.getLogger("evoprune.progress")
+
+
+TRIALS = 3
+"""First steps of new chunks that may run out of memory and be taken again: the optimizer's state comes with the second."""
 
 
 class HasMask(Protocol):
@@ -83,7 +92,13 @@ class Population:
         )
         DropConnect.scale_initial(parameters, self.training.drop_rate)
         self.engine = make_engine(
-            self.training.engine, model, parameters, self.batches.sample(), batch_size=self.batches.size, dtype=self.dtype
+            self.training.engine,
+            model,
+            parameters,
+            self.batches.sample(),
+            batch_size=self.batches.size,
+            dtype=self.dtype,
+            precision=self.training.precision,
         )
         self.trace = Trace(problem, parameters)
         self.ledger = Ledger(device=self.device.type, engine=self.engine.name, configurations=len(masks))
@@ -121,7 +136,7 @@ class Population:
         if self.steps % self.batches.per_epoch:
             raise InputError(f"step {self.steps} lies within epoch {self.epoch + 1}: finish it with train_steps()")
         started = time.perf_counter()
-        with seeds.isolated():
+        with self._undisturbed():
             for remaining in range(epochs, 0, -1):
                 self.trace.start_sums(tuple(record) if remaining == 1 else ())
                 self._advance(self.batches.per_epoch, gradients=gradients)
@@ -138,7 +153,7 @@ class Population:
             raise InputError(f"{self.steps} + {steps} steps go beyond the horizon of {self.horizon} epochs: raise horizon=")
         started, end = time.perf_counter(), self.steps + steps
         self.trace.start_sums(())
-        with seeds.isolated():
+        with self._undisturbed():
             while self.steps < end:
                 self._advance(min(end - self.steps, self.batches.per_epoch - self.steps % self.batches.per_epoch))
         return self._finish_training(started)
@@ -157,13 +172,13 @@ class Population:
         for chunk in self._chunks:
             chunk.train()
         if not first:
-            self._loss = torch.zeros(len(self), dtype=torch.float64, device=self.device)
-        for inputs, targets in self.batches.epoch(self.epoch, first, first + steps):
-            self._step(inputs, targets, self._loss, gradients=gradients)
-            if self.trace.sums:
-                self.trace.accumulate()
-            self.optimizer.step()
-            _zero_gradients(self.parameters)
+            self._loss.zero_()
+        order = self.batches.order(self.epoch)
+        for indices in order[first : first + steps]:
+            if self._recorded is not None and gradients:
+                self._recorded.step(self, order)
+            else:
+                self._take(indices, gradients=gradients)
             self.steps += 1
             if self.steps % EVERY == 0:
                 zero_tiny(self.optimizer)
@@ -172,19 +187,87 @@ class Population:
         if first + steps == self.batches.per_epoch:
             self._finish_epoch((self._loss / self.batches.per_epoch).cpu().numpy())
 
-    def _step(self, inputs: Tensor, targets: Tensor, loss: Tensor, *, gradients: bool) -> None:
+    def _take(self, indices: Tensor, *, gradients: bool = True) -> None:
+        """One step on the samples `indices`: gradients, trace, optimizer."""
+        inputs, targets = self.batches.rows(indices)
+        self.set_rate()
+        with self._dropped.at(self.steps):
+            if self._trials:
+                self._try(inputs, targets, gradients=gradients)
+            else:
+                self._gradients(inputs, targets, gradients=gradients)
+        if self.trace.sums:
+            self.trace.accumulate()
+        self._update()
+
+    def _gradients(self, inputs: Tensor, targets: Tensor, *, gradients: bool = True, seeded: bool = True) -> None:
+        """Add the gradients of a batch to the leaves', and its losses to the epoch's; nothing is copied to the host."""
+        for chunk in self._chunks:
+            if seeded and self.engine.random:
+                self.seed_dropout()
+            losses = self.problem.loss.per_sample(chunk(inputs), targets).mean(1)
+            if gradients:
+                losses.sum().backward()
+            self._loss[chunk.start : chunk.stop] += losses.detach()
+
+    def _try(self, inputs: Tensor, targets: Tensor, *, gradients: bool) -> None:
+        """A first step of these chunks: where memory runs out it is taken again with half as many individuals a chunk."""
+        changes = [self._loss, *self.parameters.buffers.values()]
+        before = [value.clone() for value in changes]
+        while not self._fits(inputs, targets, gradients=gradients):
+            self._cut_again()
+            _zero_gradients(self.parameters)
+            for value, saved in zip(changes, before, strict=True):
+                value.copy_(saved)
+        self._trials -= 1
+
+    def _fits(self, inputs: Tensor, targets: Tensor, *, gradients: bool) -> bool:
+        try:
+            self._gradients(inputs, targets, gradients=gradients)
+        except (RuntimeError, MemoryError) as error:
+            self._halve(error)
+            return False
+        return True
+
+    def _halve(self, error: Exception) -> None:
+        """Half as many individuals a chunk, if that may help; raises `error` if not."""
+        if not out_of_memory(error) or not self.engine.halve():
+            raise error
+
+    def _cut_again(self) -> None:
+        """Smaller chunks, when nothing holds what the failed attempt allocated."""
+        self._cut()
+        release_memory()
+        log.warning("out of memory: going on with %d networks at a time", self.engine.width)
+
+    def _update(self) -> None:
+        """The optimizer's step; gradients are zero again."""
+        self.optimizer.step()
+        _zero_gradients(self.parameters)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the global `step`."""
         total = self.horizon * self.batches.per_epoch
-        rate = self.training.base_lr * SCHEDULES[self.training.schedule](self.training, self.steps, total)
+        return self.training.base_lr * SCHEDULES[self.training.schedule](self.training, step, total)
+
+    def set_rate(self) -> None:
+        """Give the optimizer the learning rate of the step to come."""
+        rate = self.rate(self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with DropConnect(self.parameters, self.training.drop_rate, self.seed, self.steps):
-            for chunk in self._chunks:
-                if self.engine.random:
-                    seeds.seed_torch(self._dropout_seed + self.steps)
-                losses = self.problem.loss.per_sample(chunk(inputs), targets).mean(1)
-                if gradients:
-                    losses.sum().backward()
-                loss[chunk.start : chunk.stop] += losses.detach()
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def seed_dropout(self) -> None:
+        """Seed torch for the step to come: all chunks draw the same."""
+        seeds.seed_torch(self._dropout_seed + self.steps)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """The block changes no global generator, and computes in the precision asked for."""
+        with seeds.isolated(), arithmetic(self.training.precision, self.device):
+            yield
 
     def _finish_epoch(self, train_loss: Any) -> None:
         counts = [mask.count for mask in self.masks]
@@ -234,7 +317,13 @@ class Population:
     def _evaluate(self, split: str) -> dict[str, Any]:
         data = self.problem.split(split)
         self.ledger.evaluation_samples += len(self) * len(data)
-        return evaluate(self._chunks, self.problem, data, self.batches, len(self))
+        while True:
+            try:
+                with arithmetic(self.training.precision, self.device):
+                    return evaluate(self._chunks, self.problem, data, self.batches, len(self))
+            except (RuntimeError, MemoryError) as error:
+                self._halve(error)
+            self._cut_again()
 
     def dense_gradient(self, batch: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
         """Gradient of the loss with respect to every prunable weight, pruned ones included: `(K, *shape)` by name.
@@ -246,9 +335,9 @@ class Population:
         loss, n_train = self.problem.loss, len(self.problem.split("train"))
         self.ledger.train(len(inputs), [self.problem.prunable] * len(self), 3 * self.problem.prunable * n_train)
         collected: dict[str, list[Tensor]] = {name: [] for name in self.problem.space.names}
-        with seeds.isolated():
+        with self._undisturbed():
             for chunk in self._chunks:
-                seeds.seed_torch(self._dropout_seed + self.steps)
+                self.seed_dropout()
                 found = chunk.train().dense_gradients(inputs, lambda o: loss.per_sample(o, targets).mean(1).sum())
                 for name, gradient in found.items():
                     collected[name].append(gradient)
@@ -314,8 +403,16 @@ class Population:
     def _adopt(self, parameters: Parameters) -> None:
         self.parameters = parameters
         self._dropout_seed = seeds.derive(self.seed, "dropout") >> 1
-        width, k = self.engine.rows, len(parameters)
-        self._chunks: list[Chunk] = [self.engine.chunk(parameters, start, min(start + width, k)) for start in range(0, k, width)]
+        self._dropped = DropConnect(parameters, self.training.drop_rate, self.seed)
+        self._cut()
+
+    def _cut(self) -> None:
+        """Chunks of as many individuals as the engine holds."""
+        self._chunks: list[Chunk] = []  # the old ones' memory is free before there are new ones
+        self._recorded = Recorded.of(self)
+        self._trials = TRIALS
+        width, k = self.engine.width, len(self)
+        self._chunks += [self.engine.chunk(self.parameters, start, min(start + width, k)) for start in range(0, k, width)]
 
     # ---- keeping ------------------------------------------------------------------------------------------------
 

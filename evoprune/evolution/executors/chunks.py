@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import torch
-
 from evoprune.errors import EvopruneError
 from evoprune.evolution.jobs import Finished, Job
+from evoprune.training.memory import out_of_memory, release_memory
 
 __all__ = ["Chunk", "Chunks", "WorkerDied"]
 
@@ -85,14 +83,6 @@ class Chunks:
             yield [Finished.failure(chunk.jobs[0], self.objectives, error)]
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the CPU or a GPU."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    words = ("out of memory", "allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-
-
 def curable(error: BaseException) -> bool:
     """Whether trying again may help: memory, the machine, a lost worker; not a mistake in a program or an argument."""
     if isinstance(error, WorkerDied) or out_of_memory(error):
@@ -100,13 +90,6 @@ def curable(error: BaseException) -> bool:
     if isinstance(error, (EvopruneError, NotImplementedError, RecursionError)):
         return False
     return isinstance(error, (RuntimeError, OSError))
-
-
-def release_memory() -> None:
-    """Give back what the failed attempt held."""
-    gc.collect()
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def _repetition(job: Job) -> int:

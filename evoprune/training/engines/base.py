@@ -52,6 +52,15 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]] = ("full",)
+    """What `precision` may be (see `Training`)."""
+
+    recordable: ClassVar[bool] = False
+    """Whether a step is the same kernels on the same memory every time, so that a CUDA graph can hold it."""
+
+    precision: str = "full"
+    limit: int | None = None
+    """Individuals a chunk may hold since memory ran out; None before."""
 
     def __init__(self, model: nn.Module, space: MaskSpace, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
         self.model, self.space, self.batch_size, self.device, self.dtype = model, space, batch_size, device, dtype
@@ -60,6 +69,18 @@ class Engine(ABC):
     @abstractmethod
     def rows(self) -> int:
         """Individuals a chunk: follows from model, batch and cache, never from K."""
+
+    @property
+    def width(self) -> int:
+        """Individuals a chunk: `rows`, or what memory allows."""
+        return self.rows if self.limit is None else min(self.rows, self.limit)
+
+    def halve(self) -> bool:
+        """Half as many individuals a chunk from now on; False where one is left."""
+        if self.width == 1:
+            return False
+        self.limit = self.width // 2
+        return True
 
     @property
     def random(self) -> bool:

@@ -22,7 +22,14 @@ SPARSE_FROM = 0.5
 
 
 def make_engine(
-    name: str, model: nn.Module, parameters: Parameters, sample: torch.Tensor, *, batch_size: int, dtype: torch.dtype
+    name: str,
+    model: nn.Module,
+    parameters: Parameters,
+    sample: torch.Tensor,
+    *,
+    batch_size: int,
+    dtype: torch.dtype,
+    precision: str = "full",
 ) -> Engine:
     """The engine called `name`; for "auto" the first of the suitable ones that can run the model.
 
@@ -31,7 +38,13 @@ def make_engine(
     """
 
     def build(name: str) -> Engine:
-        return ENGINES[name](model, parameters.space, batch_size=batch_size, device=sample.device, dtype=dtype)
+        engine = ENGINES[name](model, parameters.space, batch_size=batch_size, device=sample.device, dtype=dtype)
+        if precision not in engine.precisions:
+            raise UnsupportedLayer(
+                f"the {engine.name} engine computes with precision='full' here, not {precision!r}: use engine='dense'"
+            )
+        engine.precision = precision
+        return engine
 
     if name != "auto":
         return build(name)

@@ -9,6 +9,7 @@ from evoprune.errors import UnsupportedLayer
 from evoprune.training.engines.base import ENGINES, Chunk, Engine
 from evoprune.training.engines.loop import ScatteredChunk
 from evoprune.training.parameters import Parameters
+from evoprune.training.precision import PRECISIONS
 
 __all__ = ["DenseEngine"]
 
@@ -40,6 +41,8 @@ class DenseEngine(Engine):
     """Stacked dense weights through vmap, for GPUs, moderate sparsity and any vmappable module."""
 
     name = "dense"
+    precisions = PRECISIONS
+    recordable = True
 
     @property
     def rows(self) -> int:
@@ -47,4 +50,4 @@ class DenseEngine(Engine):
         return max(1, min(64, limit // self.space.prunable))
 
     def chunk(self, parameters: Parameters, start: int, stop: int) -> Chunk:
-        return _DenseChunk(self.model, self.space, parameters, start, stop)
+        return _DenseChunk(self, parameters, start, stop)

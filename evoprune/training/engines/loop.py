@@ -6,23 +6,23 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import ENGINES, Chunk, Engine
 from evoprune.training.parameters import Parameters
+from evoprune.training.precision import PRECISIONS, autocast
 
 __all__ = ["LoopEngine", "ScatteredChunk"]
 
 
 class ScatteredChunk(Chunk):
-    """A chunk that runs the model itself on survivors scattered into dense weights."""
+    """A chunk that runs the model itself on survivors scattered into dense weights, in the engine's precision."""
 
-    def __init__(self, model: nn.Module, space: MaskSpace, parameters: Parameters, start: int, stop: int) -> None:
+    def __init__(self, engine: Engine, parameters: Parameters, start: int, stop: int) -> None:
         super().__init__(parameters, start, stop)
-        self.model, self.space = model, space
-        self.indices = {name: parameters.indices(name, start, stop) for name in space.names}
+        self.engine, self.model, self.space = engine, engine.model, engine.space
+        self.indices = {name: parameters.indices(name, start, stop) for name in self.space.names}
 
     @abstractmethod
     def run(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
@@ -34,17 +34,21 @@ class ScatteredChunk(Chunk):
         for name, shape, size in zip(self.space.names, self.space.shapes, self.space.sizes, strict=True):
             values = self.survivors[name]
             dense = torch.zeros(self.k * size, dtype=values.dtype, device=values.device)
-            weights[name] = dense.scatter(0, self.indices[name], values).view(self.k, *shape)
+            weights[name] = dense.scatter_(0, self.indices[name], values).view(self.k, *shape)
         return weights
 
+    def _outputs(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
+        with autocast(self.engine.precision, batch.device):
+            return self.run(weights, states, batch, shared).to(self.engine.dtype)
+
     def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
-        return self.run(self.dense_weights(), self.states, batch, shared)
+        return self._outputs(self.dense_weights(), self.states, batch, shared)
 
     def dense_gradients(self, batch: Tensor, objective: Callable[[Tensor], Tensor], shared: bool = True) -> dict[str, Tensor]:
         with torch.enable_grad():
             weights = {name: value.detach().requires_grad_() for name, value in self.dense_weights().items()}
             states = {name: value.clone() for name, value in self.states.items()}
-            outputs = self.run(weights, states, batch, shared)
+            outputs = self._outputs(weights, states, batch, shared)
             return dict(zip(weights, torch.autograd.grad(objective(outputs), list(weights.values())), strict=True))
 
 
@@ -60,10 +64,11 @@ class LoopEngine(Engine):
     """One individual a chunk, through `torch.func.functional_call`; runs any module."""
 
     name = "loop"
+    precisions = PRECISIONS
 
     @property
     def rows(self) -> int:
         return 1
 
     def chunk(self, parameters: Parameters, start: int, stop: int) -> Chunk:
-        return _LoopChunk(self.model, self.space, parameters, start, stop)
+        return _LoopChunk(self, parameters, start, stop)

@@ -1,0 +1,59 @@
+"""What to do when memory runs out, on the CPU or a GPU."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+__all__ = ["largest", "out_of_memory", "release_memory"]
+
+WORDS = ("out of memory", "allocate memory", "not enough memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the CPU or a GPU."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS)
+
+
+def release_memory() -> None:
+    """Give back what a failed attempt held."""
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def largest(attempt: Callable[[int], object], *, first: int, most: int) -> int:
+    """The largest number up to `most` for which `attempt(number)` does not run out of memory, to within an eighth; at least 1.
+
+    From `first` on the number is doubled until memory runs out, and what lies between is then halved. Any other error is
+    raised, and so is an attempt with 1 that fails.
+    """
+    good, bad, number = 0, most + 1, min(first, most)
+    while True:
+        if _fits(attempt, number):
+            good = number
+        elif number == 1:
+            attempt(1)  # says itself what is missing
+            return 1
+        else:
+            bad = number
+        if good == most or (bad <= most and bad - good <= max(1, good // 8)):
+            return good
+        number = min(2 * good, most) if bad > most else max(1, (good + bad) // 2)
+
+
+def _fits(attempt: Callable[[int], object], number: int) -> bool:
+    try:
+        attempt(number)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        error.__traceback__ = None  # its frames hold what was allocated
+        return False
+    finally:
+        release_memory()
+    return True

@@ -1,0 +1,157 @@
+"""A training step recorded once and replayed: no kernel is launched from Python, nothing is copied, and nobody waits.
+
+On a GPU a step of small networks is hundreds of short kernels, and launching them takes longer than running them. Two CUDA
+graphs hold them: the gradients of a batch, and the optimizer's step. What changes from step to step are numbers on the
+device: the order of the epoch, the position in it, and the schedule.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from evoprune.training.population import Population
+
+__all__ = ["RECORDERS", "Recorded"]
+
+log = logging.getLogger("evoprune")
+
+WARM = 3
+"""Steps of a layout that run singly before it is recorded: libraries and the optimizer's state set themselves up in them."""
+
+Replay = Callable[[], Any]
+Recorder = Callable[[Callable[[], None], Any], tuple[Replay, Any]]
+
+
+class Recorded:
+    """The steps of one layout of a population: a few singly, then from the recording.
+
+    It keeps no reference to the population, whose memory is then free as soon as nobody uses it.
+    """
+
+    def __init__(self, population: Population, record: Recorder) -> None:
+        batches, device = population.batches, population.device
+        self.record = record
+        self.order = torch.zeros((batches.per_epoch, batches.size), dtype=torch.int64, device=device)
+        self.position, self.clock = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        self.taken = 0
+        self.refused = False
+        self._rates: Tensor | None = None
+        self._replays: tuple[Replay, Replay | None] | None = None
+        self._places: tuple[Any, int] = (None, -1)
+
+    @classmethod
+    def of(cls, population: Population) -> Recorded | None:
+        """Where steps can be recorded: on a GPU, by an engine that allows it, unless weights are dropped on the host."""
+        training, record = population.training, RECORDERS.get(population.device.type)
+        if record is None or not training.cuda_graphs or not population.engine.recordable or training.drop_rate:
+            return None
+        return cls(population, record)
+
+    def step(self, population: Population, order: Tensor) -> None:
+        """One step of all networks, the trace and the optimizer. order: of the epoch, `(per_epoch, size)`."""
+        if self._replays is None and self.taken >= WARM and not self.refused:
+            self._try(population)
+        if self._replays is None:
+            self._singly(population, order)
+        else:
+            self._replay(population, order)
+        self.taken += 1
+
+    def _singly(self, population: Population, order: Tensor) -> None:
+        with _aside(population.device):
+            population._take(order[population.steps % len(order)])
+        if self.taken < WARM and not self.refused and _drew(population):
+            self._refuse("it draws random numbers, each step others")
+
+    def _try(self, population: Population) -> None:
+        """Record; a step that cannot be recorded has changed nothing, and goes on singly."""
+        total = population.horizon * population.batches.per_epoch
+        rates = [population.rate(step) for step in range(total)]
+        self._rates = torch.tensor(rates, dtype=torch.float32, device=population.device)
+        lr = population.optimizer.param_groups[0]["lr"]
+        try:
+            gradients, pool = self.record(lambda: self._gradients(population), None)
+            update = self.record(lambda: self._update(population, lr), pool)[0] if isinstance(lr, Tensor) else None
+        except RuntimeError as error:
+            self._refuse(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        else:
+            self._replays = gradients, update
+
+    def _refuse(self, why: str) -> None:
+        self.refused = True
+        log.warning("this step cannot be recorded as a CUDA graph (%s): its kernels are launched one by one", why)
+
+    def _gradients(self, population: Population) -> None:
+        indices = self.order.index_select(0, self.position)[0]
+        inputs, targets = population.batches.rows(indices)
+        population._gradients(inputs, targets, seeded=False)
+
+    def _update(self, population: Population, lr: Tensor) -> None:
+        assert self._rates is not None
+        lr.copy_(self._rates.index_select(0, self.clock)[0])
+        population._update()
+        self.position.add_(1)
+        self.clock.add_(1)
+
+    def _replay(self, population: Population, order: Tensor) -> None:
+        assert self._replays is not None
+        gradients, update = self._replays
+        if self._places[0] is not order or self._places[1] != population.steps:  # a new epoch, or steps were taken elsewhere
+            self.order.copy_(order)
+            self.position.fill_(population.steps % len(order))
+            self.clock.fill_(population.steps)
+        gradients()
+        if population.trace.sums:
+            population.trace.accumulate()
+        if update is not None:
+            update()
+        else:  # its learning rate is a number of the host
+            population.set_rate()
+            population._update()
+            self.position.add_(1)
+        self._places = order, population.steps + 1
+
+
+def _drew(population: Population) -> bool:
+    """Whether the step just taken used random numbers: then the generators are not as seeding leaves them."""
+    if not population.engine.random:
+        return False
+    after = _generator_state(population.device)
+    population.seed_dropout()
+    return not torch.equal(after, _generator_state(population.device))
+
+
+def _generator_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextmanager
+def _aside(device: torch.device) -> Iterator[None]:
+    """The block's kernels on a stream of their own, as recording will have them; nothing on a CPU."""
+    if device.type != "cuda":
+        yield
+        return
+    main, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    own.wait_stream(main)
+    with torch.cuda.stream(own):
+        yield
+    main.wait_stream(own)
+
+
+def _cuda_graph(call: Callable[[], None], pool: Any) -> tuple[Replay, Any]:
+    """`call` as a CUDA graph, and the memory that a later graph may share; `call` itself computes nothing."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        call()
+    return graph.replay, graph.pool()
+
+
+RECORDERS: dict[str, Recorder] = {"cuda": _cuda_graph}
+"""By device type: (call, memory to share) -> (replay, memory it holds)."""
