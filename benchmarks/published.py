@@ -2,8 +2,8 @@
 
 100 epochs of 54,000 images (the rest is for validation), batch 100, SGD .1 with momentum .9, weight decay 5e-4, learning
 rate x0.1 every 25,000 steps, 5 seeds. Static masks and the rules that change masks train all seeds of a cell together, as one
-population with common batches; kstarts, dissipating and combined run seed by seed. Each finished cell is appended to the
-CSV, so that the command goes on where it was stopped, and can be given in pieces:
+population with common batches; kstarts, dissipating and combined run seed by seed. The sparsities of imp share their rounds.
+Each finished cell is appended to the CSV, so that the command goes on where it was stopped, and can be given in pieces:
 
     python benchmarks/published.py --methods set,rigl --sparsities 0.95 --seeds 5
     python benchmarks/published.py --epochs 1 --seeds 1 --out /tmp/smoke.csv       # a trial; other epochs, other rows
@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,20 @@ import pandas as pd
 import evoprune as ep
 from evoprune.masks.mask import Mask
 from evoprune.methods.gradual_magnitude import prune_gradually
-from evoprune.methods.imp import prune_and_rewind
+from evoprune.methods.imp import next_round, rounds, train_to_rewinding_point
 from evoprune.methods.rigl import rewire_by_gradient
 from evoprune.methods.set_ import rewire_at_random
 
 RESULTS = Path(__file__).parent / "results" / "published_lenet.csv"
-RECIPE = {"batch_size": 100, "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "schedule": "step", "step_every": 25_000}
+RECIPE = {
+    "batch_size": 100,
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "step",
+    "step_every": 25_000,
+    "engine": "sparse",
+}
 COLUMNS = [
     "method",
     "sparsity",
@@ -79,7 +87,6 @@ TOGETHER: dict[str, Callable[[ep.Population, float], ep.Population]] = {
     "set": lambda generation, sparsity: rewire_at_random(generation),
     "rigl": lambda generation, sparsity: rewire_by_gradient(generation),
     "gradual_magnitude": prune_gradually,
-    "imp": prune_and_rewind,
 }
 ONE_BY_ONE = ("kstarts", "dissipating", "combined")
 
@@ -87,23 +94,62 @@ ONE_BY_ONE = ("kstarts", "dissipating", "combined")
 def cell(method: str, sparsity: float, problem: ep.Problem, seeds: Sequence[int], epochs: int) -> Rows:
     """Train one method at one sparsity for all `seeds`, and open the test split once a network."""
     started = time.perf_counter()
-    problems = [problem.with_seed(seed) for seed in seeds]
     if method in TOGETHER:
-        found = [mask_of(method, own, sparsity, seed) for own, seed in zip(problems, seeds, strict=True)]
-        weights = [own.initial_weights() for own in problems]
-        generation = ep.Population(problem, [mask for mask, _ in found], horizon=epochs, weights=weights, **RECIPE)
-        generation = TOGETHER[method](generation, sparsity)
-        tickets = [generation.ticket(row) for row in range(len(seeds))]
-        costs = [_share(generation.ledger, len(seeds)) + ledger for _, ledger in found]
-    else:
-        options = {"sparsity": sparsity, "epochs": epochs, **RECIPE}
-        tickets = [ep.methods[method](own, seed=seed, **options) for own, seed in zip(problems, seeds, strict=True)]
-        costs = [ticket.ledger for ticket in tickets]
+        generation, scoring = start(method, sparsity, problem, seeds, epochs)
+        return rows_of(method, sparsity, TOGETHER[method](generation, sparsity), seeds, scoring, started)
+    options = {"sparsity": sparsity, "epochs": epochs, **RECIPE}
+    tickets = [ep.methods[method](problem.with_seed(seed), seed=seed, **options) for seed in seeds]
     seconds = (time.perf_counter() - started) / len(seeds)
     return [
-        _row(method, sparsity, seed, epochs, ticket, cost, seconds, len(seeds) if method in TOGETHER else 1)
-        for seed, ticket, cost in zip(seeds, tickets, costs, strict=True)
+        _row(method, sparsity, seed, epochs, ticket, ticket.ledger, seconds, 1)
+        for seed, ticket in zip(seeds, tickets, strict=True)
     ]
+
+
+def start(
+    method: str, sparsity: float, problem: ep.Problem, seeds: Sequence[int], epochs: int
+) -> tuple[ep.Population, list[ep.Ledger]]:
+    """The networks of a cell before training, one a seed with its own initial weights, and what finding each mask cost."""
+    problems = [problem.with_seed(seed) for seed in seeds]
+    found = [mask_of(method, own, sparsity, seed) for own, seed in zip(problems, seeds, strict=True)]
+    weights = [own.initial_weights() for own in problems]
+    generation = ep.Population(problem, [mask for mask, _ in found], horizon=epochs, weights=weights, **RECIPE)
+    return generation, [ledger for _, ledger in found]
+
+
+def rows_of(
+    method: str,
+    sparsity: float,
+    generation: ep.Population,
+    seeds: Sequence[int],
+    scoring: Sequence[ep.Ledger],
+    started: float,
+) -> Rows:
+    """The rows of networks that have trained together, each with its share of the cost."""
+    seconds, share = (time.perf_counter() - started) / len(seeds), _share(generation.ledger, len(seeds))
+    return [
+        _row(method, sparsity, seed, generation.horizon, generation.ticket(row), share + scoring[row], seconds, len(seeds))
+        for row, seed in enumerate(seeds)
+    ]
+
+
+def imp_cells(sparsities: Sequence[float], problem: ep.Problem, seeds: Sequence[int], epochs: int) -> Iterator[Rows]:
+    """Iterative magnitude pruning at every sparsity in turn, on one chain of rounds.
+
+    The rounds of two sparsities are the same until the denser one is reached, so they are trained once; the ledger of each
+    has all of its rounds, as if it had run alone.
+    """
+    started = time.perf_counter()
+    generation, scoring = start("imp", max(sparsities), problem, seeds, epochs)
+    begin = train_to_rewinding_point(generation, 0)
+    generation.train(epochs)
+    left = {sparsity: problem.space.budget(sparsity) for sparsity in sorted(sparsities)}
+    for survivors in rounds(problem.prunable, min(left.values()), 0.2):
+        for sparsity in [one for one, budget in left.items() if budget >= survivors]:
+            last = next_round(generation, left.pop(sparsity), begin, 0)
+            yield rows_of("imp", sparsity, last, seeds, scoring, started)
+        if left:
+            generation = next_round(generation, survivors, begin, 0)
 
 
 def _share(ledger: ep.Ledger, k: int) -> ep.Ledger:
@@ -174,7 +220,7 @@ def table(path: Path, epochs: int) -> str:
 
 
 def main() -> None:
-    known = [*TOGETHER, *ONE_BY_ONE]
+    known = [*TOGETHER, *ONE_BY_ONE, "imp"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(known), help="of " + ", ".join(known))
     parser.add_argument("--sparsities", default="0.9,0.95,0.98,0.99")
@@ -187,13 +233,22 @@ def main() -> None:
     if unknown := [name for name in methods if name not in known]:
         parser.error(f"unknown method {unknown[0]!r}: choose from {', '.join(known)}")
     problem = ep.Problem("lenet-300-100", "mnist", seed=0, data_root=options.data_root)
-    for sparsity in map(float, options.sparsities.split(",")):
-        for method in methods:
-            done = finished(options.out)
-            seeds = [seed for seed in range(options.seeds) if (method, sparsity, seed, options.epochs) not in done]
-            if seeds:
+    sparsities = [float(sparsity) for sparsity in options.sparsities.split(",")]
+
+    def missing(method: str, sparsity: float) -> list[int]:
+        done = finished(options.out)
+        return [seed for seed in range(options.seeds) if (method, sparsity, seed, options.epochs) not in done]
+
+    for sparsity in sparsities:
+        for method in (name for name in methods if name != "imp"):
+            if seeds := missing(method, sparsity):
                 print(f"{method} at {sparsity:g}, seeds {seeds} ...", flush=True)
                 append(options.out, cell(method, sparsity, problem, seeds, options.epochs))
+    if "imp" in methods and (todo := [sparsity for sparsity in sparsities if missing("imp", sparsity)]):
+        seeds = missing("imp", todo[-1])
+        print(f"imp at {todo}, seeds {seeds} ...", flush=True)
+        for rows in imp_cells(todo, problem, seeds, options.epochs):
+            append(options.out, rows)
     print(table(options.out, options.epochs))
 
 

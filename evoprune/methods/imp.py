@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from evoprune.errors import InputError
 from evoprune.masks.allocation import Allocation, allocate
@@ -17,7 +19,7 @@ from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Floats
 
-__all__ = ["imp", "prune_and_rewind", "rounds"]
+__all__ = ["imp", "next_round", "prune_and_rewind", "rounds", "train_to_rewinding_point"]
 
 
 @method(reference="Frankle 2019, arXiv:1803.03635; rewinding: Frankle 2020, arXiv:1912.05671")
@@ -57,27 +59,43 @@ def prune_and_rewind(
     Its ledger has all rounds in it. Each round is a new population, so that `engine="auto"` follows the sparsity.
     """
     check_share(rate=rate)
+    layerwise = one_of("scope", scope, ("global", "layer")) == "layer"
+    final = allocate(generation.problem.space, sparsity, allocation if layerwise else "erk")
+    start = train_to_rewinding_point(generation, rewind)
+    generation.train(generation.horizon - rewind)
+    for budget in rounds(generation.problem.prunable, sum(final), rate):
+        generation = next_round(generation, budget, start, rewind, final if layerwise else None)
+    return generation
+
+
+def train_to_rewinding_point(generation: Population, rewind: int) -> list[dict[str, Tensor]]:
+    """Train `rewind` epochs; all values of each network as they are then. Raises `InputError` for what cannot be rewound."""
     if generation.training.drop_rate:
         raise InputError("imp rewinds weights, which drop_rate= would scale again in every round: leave drop_rate out")
-    problem, epochs, seed = generation.problem, generation.horizon, generation.seed
-    if isinstance(rewind, bool) or not isinstance(rewind, int) or not 0 <= rewind < epochs:
-        raise InputError(f"rewind={rewind!r} is not usable: give whole epochs, fewer than the {epochs} of a round")
-    layerwise = one_of("scope", scope, ("global", "layer")) == "layer"
-    final = allocate(problem.space, sparsity, allocation if layerwise else "erk")
+    if isinstance(rewind, bool) or not isinstance(rewind, int) or not 0 <= rewind < generation.horizon:
+        raise InputError(f"rewind={rewind!r} is not usable: give whole epochs, fewer than the {generation.horizon} of a round")
     generation.train(rewind)
-    start = [generation.parameters.row(row) for row in range(len(generation))]
-    generation.train(epochs - rewind)
-    for budget in rounds(problem.prunable, sum(final), rate):
-        masks = [
-            _smaller(mask, magnitudes(generation, row), budget, final if layerwise else None)
-            for row, mask in enumerate(generation.masks)
-        ]
-        spent, training = generation.ledger, generation.training.as_dict()
-        generation = Population(problem, masks, horizon=epochs, seed=seed, weights=start, **training)
-        generation.steps = rewind * generation.batches.per_epoch  # batches and schedule go on from there
-        generation.train(epochs - rewind)
-        generation.ledger = spent + generation.ledger
-    return generation
+    return [generation.parameters.row(row) for row in range(len(generation))]
+
+
+def next_round(
+    generation: Population,
+    budget: int,
+    start: Sequence[Mapping[str, Tensor]],
+    rewind: int,
+    final: Sequence[int] | None = None,
+) -> Population:
+    """Prune every network to `budget`, set the survivors to `start`, train a round. The one before is left as it was.
+
+    final: counts of the layers in the last round, for pruning in each layer on its own.
+    """
+    masks = [_smaller(mask, magnitudes(generation, row), budget, final) for row, mask in enumerate(generation.masks)]
+    epochs, training = generation.horizon, generation.training.as_dict()
+    pruned = Population(generation.problem, masks, horizon=epochs, seed=generation.seed, weights=start, **training)
+    pruned.steps = rewind * pruned.batches.per_epoch  # batches and schedule go on from there
+    pruned.train(epochs - rewind)
+    pruned.ledger = generation.ledger + pruned.ledger
+    return pruned
 
 
 def rounds(prunable: int, budget: int, rate: float) -> list[int]:

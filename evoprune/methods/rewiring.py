@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
+from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.masks.mask import Indices, Mask
 from evoprune.masks.ranking import largest
+from evoprune.masks.sampling import complement
 from evoprune.training.population import Population
 from evoprune.training.trace import Floats
 
-__all__ = ["check_period", "check_share", "magnitudes", "rewire"]
+__all__ = ["annealed", "check_period", "check_share", "magnitudes", "rewire", "steepest"]
 
 Choice = Callable[[int, int, Indices, Indices, int], Indices]
 """(row, layer, survivors before, survivors that stay, how many enter) -> distinct indices outside those that stay."""
@@ -37,6 +40,29 @@ def rewire(generation: Population, fraction: float, enter: Choice) -> None:
             survivors.append(np.union1d(stay, enter(row, layer, before, stay, count)) if count else before)
         masks.append(Mask(mask.space, survivors))
     generation.grow(masks)
+
+
+def steepest(generation: Population, *, noise: str | None = None) -> Choice:
+    """Those enter whose dense gradient is largest in size, on the batch that the next step will see.
+
+    noise: name of a random stream whose uniform numbers multiply the gradients, so that not only the very largest enter.
+    """
+    gradients = list(generation.dense_gradient().values())
+
+    def enter(row: int, layer: int, before: Indices, stay: Indices, count: int) -> Indices:
+        free = complement(stay, generation.problem.space.sizes[layer])
+        slope = gradients[layer][row].abs().flatten().nan_to_num(nan=0.0, posinf=0.0).cpu().double().numpy()[free]
+        if noise is not None:
+            individual = generation.trace.individuals[row]  # not its position, which depends on who trains beside it
+            slope *= seeds.generator(generation.seed, noise, generation.steps, individual, layer).random(len(free))
+        return free[largest(slope, count)]
+
+    return enter
+
+
+def annealed(fraction: float, step: int, end: int) -> float:
+    """The share fraction/2·(1 + cos(pi·step/end)), which falls from `fraction` to 0.  [Evci 2020, arXiv:1911.11134, eq. 1]"""
+    return fraction / 2 * (1 + math.cos(math.pi * step / end))
 
 
 def check_share(**shares: float) -> None:

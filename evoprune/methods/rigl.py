@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from evoprune.masks.allocation import Allocation
-from evoprune.masks.mask import Indices
-from evoprune.masks.ranking import largest
-from evoprune.masks.sampling import complement, random_mask
+from evoprune.masks.sampling import random_mask
 from evoprune.methods.registry import method
-from evoprune.methods.rewiring import check_period, check_share, rewire
+from evoprune.methods.rewiring import annealed, check_period, check_share, rewire, steepest
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
@@ -56,12 +53,5 @@ def rewire_by_gradient(generation: Population, every: int = 100, fraction: float
         )
     for step in range(every, end, every):
         generation.train_steps(step - generation.steps)
-        gradients = list(generation.dense_gradient().values())
-
-        def enter(row: int, layer: int, before: Indices, stay: Indices, count: int) -> Indices:
-            free = complement(stay, generation.problem.space.sizes[layer])
-            slope = gradients[layer][row].abs().flatten().nan_to_num(nan=0.0, posinf=0.0)  # noqa: B023  used within this step
-            return free[largest(slope.cpu().double().numpy()[free], count)]
-
-        rewire(generation, fraction / 2 * (1 + math.cos(math.pi * step / end)), enter)
+        rewire(generation, annealed(fraction, step, end), steepest(generation))
     return generation.train_steps(total - generation.steps)

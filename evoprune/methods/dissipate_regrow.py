@@ -1,0 +1,69 @@
+"""Dissipation from a nearly dense start, then guided mutation with inherited weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evoprune.masks.allocation import Allocation
+from evoprune.masks.sampling import random_mask
+from evoprune.methods.dissipation import RULES, check, check_count, geometric
+from evoprune.methods.registry import method
+from evoprune.methods.rewiring import annealed, check_share, rewire, steepest
+from evoprune.problems.problem import Problem
+from evoprune.training.population import Population
+from evoprune.training.ticket import Ticket
+
+__all__ = ["dissipate", "dissipate_regrow", "regrow"]
+
+NEARLY_DENSE = 0.6
+"""Density that dissipation starts from, or twice the asked one where that is more."""
+
+
+@method(reference="this project, from Haroon 2022, arXiv:2209.02201, and Evci 2020, arXiv:1911.11134")
+def dissipate_regrow(
+    problem: Problem,
+    *,
+    sparsity: float = 0.95,
+    epochs: int = 10,
+    start_sparsity: float | None = None,
+    checks: int | None = None,
+    fraction: float = 0.2,
+    until: float = 0.75,
+    allocation: Allocation = "erk",
+    seed: int = 0,
+    **training: Any,
+) -> Ticket:
+    """Dissipate to the asked sparsity in the first quarter of training, then let survivors move where gradients ask for them.
+
+    Dissipation: a random mask of density 0.6 (`start_sparsity`) loses, at the end of each of the first `checks` epochs (a
+    quarter of all), the weights of smallest abs(w - w0), on a geometric schedule. Regrowth: at the start of each later epoch t
+    < T = until · epochs, in every layer, the share fraction/2·(1 + cos(pi·t/T)) nearest zero leaves, and as many enter at 0 by
+    the size of their dense gradient times a uniform random number: a guided mutation with inherited weights.
+    Cost: that of the survivors, which are many in the first quarter, and one dense gradient of a batch an epoch.
+    """
+    check_share(fraction=fraction, until=until)
+    checks = check_count(max(1, epochs // 4) if checks is None else checks, epochs)
+    budget = problem.space.budget(sparsity)
+    if start_sparsity is None:
+        start_sparsity = 1 - max(NEARLY_DENSE, min(1.0, 2 * budget / problem.prunable))
+    start = random_mask(problem.space, sparsity=start_sparsity, allocation=allocation, seed=seed)
+    generation = Population(problem, [start], horizon=epochs, seed=seed, **training)
+    return regrow(dissipate(generation, budget, checks), fraction, until).ticket()
+
+
+def dissipate(generation: Population, budget: int, checks: int) -> Population:
+    """Train `checks` epochs; after each, the weights of every network that are nearest to where they began leave."""
+    for survivors in geometric(generation.masks[0].count, budget, checks):
+        generation.train(1)
+        check(generation, RULES["rank"], generation.parameters.initial, budget=survivors)
+    return generation
+
+
+def regrow(generation: Population, fraction: float = 0.2, until: float = 0.75) -> Population:
+    """Train every network to its horizon, rewired before each epoch up to the share `until` of it."""
+    end = int(until * generation.horizon)
+    while generation.epoch < generation.horizon:
+        if generation.epoch < end:
+            rewire(generation, annealed(fraction, generation.epoch, end), steepest(generation, noise="regrow"))
+        generation.train(1)
+    return generation
