@@ -9,7 +9,7 @@ from evoprune.masks.allocation import Allocation
 from evoprune.masks.mask import Indices
 from evoprune.masks.sampling import complement, random_mask, random_subset
 from evoprune.methods.registry import method
-from evoprune.methods.rewiring import check_share, rewire
+from evoprune.methods.rewiring import check_period, check_share, rewire
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
@@ -23,6 +23,7 @@ def set_(
     *,
     sparsity: float = 0.95,
     epochs: int = 10,
+    every: int | None = None,
     fraction: float = 0.3,
     allocation: Allocation = "erk",
     seed: int = 0,
@@ -30,25 +31,28 @@ def set_(
 ) -> Ticket:
     """Train a random mask; after each epoch 30% of every layer, those nearest zero, leave and as many random weights enter.
 
-    Not after the last epoch. New weights start at 0, without momentum. fraction: share that leaves. Cost: that of the survivors.
+    Not after the last epoch. New weights start at 0, without momentum. every: steps between, an epoch unless given. fraction:
+    share that leaves. Cost: that of the survivors.
     """
     mask = random_mask(problem.space, sparsity=sparsity, allocation=allocation, seed=seed)
     generation = Population(problem, [mask], horizon=epochs, seed=seed, **training)
-    return rewire_at_random(generation, fraction).ticket()
+    return rewire_at_random(generation, every, fraction).ticket()
 
 
-def rewire_at_random(generation: Population, fraction: float = 0.3) -> Population:
-    """Train every network of `generation` to its horizon, rewired at random between epochs."""
+def rewire_at_random(generation: Population, every: int | None = None, fraction: float = 0.3) -> Population:
+    """Train every network of `generation` to its horizon, rewired at random every so many steps, an epoch unless given."""
+    check_period(every)
     check_share(fraction=fraction)
-    space = generation.problem.space
+    space, period = generation.problem.space, every or generation.batches.per_epoch
+    total = generation.horizon * generation.batches.per_epoch
 
     def enter(row: int, layer: int, before: Indices, stay: Indices, count: int) -> Indices:
         individual = generation.trace.individuals[row]  # not its position, which depends on who trains beside it
-        rng = seeds.generator(generation.seed, "set", generation.epoch, individual, layer)
+        rng = seeds.generator(generation.seed, "set", generation.steps // period, individual, layer)
         free = complement(before, space.sizes[layer])
         return free[random_subset(rng, len(free), count)]
 
-    for _ in range(generation.epoch, generation.horizon - 1):
-        generation.train(1)
+    for step in range(generation.steps + period - generation.steps % period, total, period):
+        generation.train_steps(step - generation.steps)
         rewire(generation, fraction, enter)
-    return generation.train(generation.horizon - generation.epoch)
+    return generation.train_steps(total - generation.steps)

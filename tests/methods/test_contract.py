@@ -11,16 +11,30 @@ import torch
 from evoprune.errors import InputError
 from evoprune.masks.sampling import random_mask
 from evoprune.methods import METHODS, Method
+from evoprune.methods.scorers import SCORERS
 from evoprune.problems.problem import Problem
-from evoprune.testing import contract_test, tiny_problem
+from evoprune.testing import SMALL, contract_test, tiny_problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
+from tests.methods.test_rivals import RIVALS
+from tests.methods.test_scorers import SIX
 from tests.tiny import Residual, own
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_keeps_the_contract(name: str) -> None:
     contract_test(name)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].sparse and name not in {*SCORERS, *RIVALS}])
+def test_every_method_meets_its_count_on_six_models(name: str) -> None:
+    """Beside scorers and rivals, whose own tests say it."""
+    for model, data in SIX.items():
+        problem = Problem(model, data)
+        small = {option: value for option, value in SMALL.items() if option in METHODS[name].options}
+        ticket = METHODS[name](problem, sparsity=0.9, epochs=3, batch_size=20, lr=0.001, engine="loop", device="cpu", **small)
+        assert ticket.mask.count == problem.space.budget(0.9), model
+        assert min(ticket.mask.counts) >= 1, model
 
 
 @pytest.mark.parametrize("name", ["random", "kstarts", "dissipating", "combined", "dropout"])

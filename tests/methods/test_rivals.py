@@ -13,15 +13,16 @@ import evoprune as ep
 from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_masks
+from evoprune.methods.dissipate_regrow import dissipate, regrow
 from evoprune.methods.gradual_magnitude import prune_gradually
 from evoprune.methods.imp import prune_and_rewind, rounds
-from evoprune.methods.rewiring import magnitudes
+from evoprune.methods.rewiring import magnitudes, steepest
 from evoprune.methods.rigl import rewire_by_gradient
 from evoprune.methods.set_ import rewire_at_random
 from evoprune.testing import tiny_problem
 from tests.methods.test_scorers import SIX
 
-RIVALS = {"imp": {"rate": 0.9}, "gradual_magnitude": {}, "set": {}, "rigl": {"every": 2}}
+RIVALS = {"imp": {"rate": 0.9}, "gradual_magnitude": {}, "set": {}, "rigl": {"every": 2}, "dissipate_regrow": {}}
 OPTIONS = {"engine": "loop", "batch_size": 9}
 
 
@@ -177,6 +178,20 @@ def test_new_weights_start_at_zero_without_momentum(tiny: ep.Problem) -> None:
         assert (generation.optimizer.state[leaf]["momentum_buffer"] != 0).any()
 
 
+def test_a_period_counts_steps_not_epochs(tiny: ep.Problem) -> None:
+    """Every rival with a period changes its masks after exactly so many steps, and set's default is an epoch."""
+    for rule in (rewire_at_random, rewire_by_gradient):
+        generation, changed = population(tiny, horizon=3), []
+        grow = generation.grow
+        generation.grow = lambda masks, g=generation, grow=grow, at=changed: at.append(g.steps) or grow(masks)  # type: ignore[method-assign, misc]
+        rule(generation, 5)
+        end = generation.steps if rule is rewire_at_random else int(0.75 * generation.steps)
+        assert changed == list(range(5, end, 5))
+    epoch = population(tiny).batches.per_epoch
+    by_default, by_step = rewire_at_random(population(tiny)), rewire_at_random(population(tiny), epoch)
+    assert by_default.masks == by_step.masks
+
+
 def test_rigl_counts_its_dense_gradients_and_says_when_it_never_moves(tiny: ep.Problem, caplog: pytest.LogCaptureFixture) -> None:
     options = {"sparsity": 0.8, "epochs": 4, **OPTIONS}
     plain = ep.methods["random"](tiny, **options).ledger
@@ -189,6 +204,46 @@ def test_rigl_counts_its_dense_gradients_and_says_when_it_never_moves(tiny: ep.P
         still = ep.methods["rigl"](tiny, every=1000, **options)
     assert "nothing moves" in caplog.text
     assert still.mask == ep.methods["random"](tiny, **options).mask
+
+
+# ---- dissipation and regrowth -------------------------------------------------------------------------------------------
+
+
+def test_it_dissipates_and_then_moves_what_it_has_kept(tiny: ep.Problem) -> None:
+    generation = dissipate(population(tiny, sparsity=0.4, horizon=8), tiny.space.budget(0.8), 2)
+    assert generation.epoch == 2
+    first = generation.masks[0]
+    regrow(generation, 0.3, 0.75)
+    last = generation.masks[0]
+    assert first.count == tiny.space.budget(0.8)
+    assert last.counts == first.counts, "regrowth keeps what dissipation has given each layer"
+    assert last != first
+    assert (first & last).count > first.count // 2
+
+
+def test_regrowth_follows_gradients_but_not_only_the_very_largest(tiny: ep.Problem) -> None:
+    """The mean dense gradient of who enters lies above that of who could, and other noise lets others enter."""
+    generation = population(tiny, horizon=3).train(1)
+    gradients = generation.dense_gradient()
+    chosen, others = [], []
+    for noise in ("one", "two"):
+        enter = steepest(generation, noise=noise)
+        stay = generation.masks[0].survivors[0]
+        size = gradients[tiny.space.names[0]][0].abs().flatten().numpy()
+        free = np.setdiff1d(np.arange(len(size)), stay)
+        entered = enter(0, 0, stay, stay, 10)
+        assert len(entered) == 10
+        assert not np.isin(entered, stay).any()
+        chosen.append(entered)
+        others.append(size[entered].mean() - size[free].mean())
+    assert min(others) > 0
+    assert set(chosen[0]) != set(chosen[1])
+
+
+def test_regrowth_does_not_depend_on_who_trains_beside(tiny: ep.Problem) -> None:
+    both = population(tiny, 2, horizon=4)
+    alone = population(tiny, 2, horizon=4).select([1])
+    assert regrow(alone).masks[0] == regrow(both).masks[1]
 
 
 # ---- gradual magnitude and imp ----------------------------------------------------------------------------------------
@@ -245,6 +300,7 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
     [
         ("set", {"fraction": 0}),
         ("set", {"fraction": 1.5}),
+        ("set", {"every": 0}),
         ("rigl", {"every": 0}),
         ("rigl", {"every": 2.5}),
         ("rigl", {"until": 2}),
@@ -252,6 +308,9 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
         ("gradual_magnitude", {"every": 0}),
         ("gradual_magnitude", {"start": 0.9}),
         ("gradual_magnitude", {"scope": "unit"}),
+        ("dissipate_regrow", {"fraction": 0}),
+        ("dissipate_regrow", {"until": 1.5}),
+        ("dissipate_regrow", {"start_sparsity": 0.9}),
         ("imp", {"rate": 0}),
         ("imp", {"rewind": 3}),
         ("imp", {"rewind": -1}),
@@ -259,5 +318,5 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
     ],
 )
 def test_bad_options_are_refused(name: str, options: dict[str, object], tiny: ep.Problem) -> None:
-    with pytest.raises(InputError, match=r"usable|unknown scope"):
+    with pytest.raises(InputError, match=r"usable|unknown scope|smaller start_sparsity"):
         ep.methods[name](tiny, sparsity=0.8, epochs=3, **OPTIONS, **options)
