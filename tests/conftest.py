@@ -10,6 +10,9 @@ import matplotlib
 import pytest
 import torch
 
+if not torch.cuda.is_available():  # read when Triton is first imported: its kernels run in its interpreter then
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 matplotlib.use("Agg")
 
 hypothesis.settings.register_profile("local", deadline=None)
