@@ -20,7 +20,7 @@ from evoprune.problems.problem import Problem
 from evoprune.training.batches import Batches
 from evoprune.training.denormals import EVERY, zero_tiny
 from evoprune.training.dropconnect import DropConnect
-from evoprune.training.engines import Chunk, make_engine
+from evoprune.training.engines import Chunk, FusedStep, make_engine
 from evoprune.training.evaluation import evaluate
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
@@ -105,6 +105,7 @@ class Population:
         self.steps = 0
         self._loss = torch.zeros(len(masks), dtype=torch.float64, device=self.device)  # sum over the steps of the running epoch
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
+        self._fused_for: torch.optim.Optimizer | None = None
         self._adopt(parameters)
 
     def __len__(self) -> int:
@@ -174,8 +175,12 @@ class Population:
         if not first:
             self._loss.zero_()
         order = self.batches.order(self.epoch)
+        fused = self._fused() if gradients and not self.training.drop_rate else None
         for indices in order[first : first + steps]:
-            if self._recorded is not None and gradients:
+            if fused is not None:
+                self.set_rate()
+                fused(indices, self._loss, self.trace.sums)
+            elif self._recorded is not None and gradients:
                 self._recorded.step(self, order)
             else:
                 self._take(indices, gradients=gradients)
@@ -186,6 +191,14 @@ class Population:
         self.ledger.train(steps * self.batches.size, counts, 3 * self.problem.prunable * len(self.problem.split("train")))
         if first + steps == self.batches.per_epoch:
             self._finish_epoch((self._loss / self.batches.per_epoch).cpu().numpy())
+
+    def _fused(self) -> FusedStep | None:
+        """The engine's own step for the present layout and optimizer, if it has one."""
+        if self._fused_for is not self.optimizer:
+            data = self.batches.inputs, self.batches.targets
+            self._fused_step = self.engine.fuse(self.parameters, data, self.problem.loss, self.optimizer)
+            self._fused_for = self.optimizer
+        return self._fused_step
 
     def _take(self, indices: Tensor, *, gradients: bool = True) -> None:
         """One step on the samples `indices`: gradients, trace, optimizer."""
@@ -404,6 +417,7 @@ class Population:
         self.parameters = parameters
         self._dropout_seed = seeds.derive(self.seed, "dropout") >> 1
         self._dropped = DropConnect(parameters, self.training.drop_rate, self.seed)
+        self._fused_for = None
         self._cut()
 
     def _cut(self) -> None:

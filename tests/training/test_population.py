@@ -75,7 +75,7 @@ def test_training_equals_plain_torch_with_masked_weights(engine: str, build: Cal
     masks = random_masks(problem.space, 3, sparsity=0.6)
     options = {"lr": 0.03, "weight_decay": 0.01}
     generation = population(problem, masks=masks, horizon=2, engine=engine, dtype="float64", optimizer=optimizer, **options)
-    batches = [batch for epoch in range(2) for batch in generation.batches.epoch(epoch)]
+    batches = [generation.batches.rows(indices) for epoch in range(2) for indices in generation.batches.order(epoch)]
     rates = [0.03 * 0.5 * (1 + math.cos(math.pi * step / len(batches))) for step in range(len(batches))]
     generation.train(2)
     more = {"momentum": 0.9} if optimizer == "sgd" else {}

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from evoprune.masks.space import MaskSpace
+from evoprune.problems.losses import Loss
 from evoprune.registry import Registry
 from evoprune.training.parameters import Parameters
 
-__all__ = ["ENGINES", "Chunk", "Engine"]
+__all__ = ["ENGINES", "Chunk", "Engine", "FusedStep"]
 
 
 class Chunk(nn.Module, ABC):
@@ -42,6 +43,17 @@ class Chunk(nn.Module, ABC):
         """Gradient of `objective(outputs)` (a number, outputs as of `forward`) with respect to every prunable weight.
 
         `(k, *shape)` by name, pruned weights included; gradients and running statistics of the chunk stay as they are.
+        """
+
+
+class FusedStep(Protocol):
+    """Forward, loss, backward and optimizer of all individuals as one call that does what the four would."""
+
+    def __call__(self, indices: Tensor, losses: Tensor, sums: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Train one step, with the optimizer's current options.
+
+        indices: the batch as positions in the training split, int64 `(B,)`. losses: float64 `(K,)`, to which each individual's
+        mean loss is added. sums: `Trace.sums`, to which gradients are added. Gradients are zero afterwards.
         """
 
 
@@ -90,6 +102,15 @@ class Engine(ABC):
     @abstractmethod
     def chunk(self, parameters: Parameters, start: int, stop: int) -> Chunk:
         """Individuals start … stop - 1 of `parameters` as one module."""
+
+    def fuse(
+        self, parameters: Parameters, data: tuple[Tensor, Tensor], loss: Loss, optimizer: torch.optim.Optimizer
+    ) -> FusedStep | None:
+        """A step of this engine's own for this loss and this optimizer, on the training split `data` (inputs, targets).
+
+        None where it has none: the population then calls chunks, loss and optimizer one after the other.
+        """
+        return None
 
 
 ENGINES: Registry[Callable[..., Engine]] = Registry("engine")

@@ -36,6 +36,7 @@ __all__ = [
     "address32",
     "address64",
     "address_of",
+    "addressd",
     "bits",
     "double",
     "inline",
@@ -43,6 +44,7 @@ __all__ = [
     "launch",
     "machine",
     "move",
+    "number",
     "pointer",
     "zero",
 ]
@@ -149,6 +151,17 @@ def zero(typingctx: Any, kind: Any) -> Any:
 
 
 @machine
+def number(typingctx: Any, kind: Any, value: Any) -> Any:
+    """A float64 in `kind`'s element type, so that arithmetic with it stays in that type."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element = values[0].type.pointee
+        return values[1] if isinstance(element, ir.DoubleType) else builder.fptrunc(values[1], element)
+
+    return kind.dtype(kind, types.float64), codegen
+
+
+@machine
 def address8(typingctx: Any, where: Any) -> Any:
     """The number `where` as a pointer to int8."""
 
@@ -166,6 +179,16 @@ def move(typingctx: Any, kind: Any, count: Any) -> Any:
         return builder.gep(values[0], [values[1]])
 
     return kind(kind, types.int64), codegen
+
+
+@machine
+def addressd(typingctx: Any, where: Any) -> Any:
+    """The number `where` as a pointer to float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], ir.DoubleType().as_pointer())
+
+    return types.CPointer(types.float64)(types.int64), codegen
 
 
 @machine
@@ -236,15 +259,15 @@ def _control(typingctx: Any, value: Any) -> Any:
 # ---- running a program --------------------------------------------------------------------------------------------------
 
 HEADER = 6
-"""Words before the operations: next slot, next individual, individuals, blocks, operations, reserved."""
+"""Words before the operations: next slot, next individual, individuals, blocks, operations, operations that come last."""
 
 
 def _work(data: Any) -> None:
-    """One thread: take individuals until none is left; for each, every block through every operation."""
+    """One thread: take individuals until none is left; for each, every block through every operation, then what comes last."""
     slot = _next(data, 0)
     before = _control(-1)
     _control(before | FLUSH)
-    rows, blocks, operations = data[2], data[3], data[4]
+    rows, blocks, operations, last = data[2], data[3], data[4], data[5]
     while True:
         row = _next(data, 1)
         if row >= rows:
@@ -252,6 +275,8 @@ def _work(data: Any) -> None:
         for block in range(blocks):
             for operation in range(operations):
                 _call(data[HEADER + 2 * operation], data[HEADER + 2 * operation + 1], row, slot, block)
+        for operation in range(operations, operations + last):
+            _call(data[HEADER + 2 * operation], data[HEADER + 2 * operation + 1], row, slot, 0)
     _control(before)
 
 
@@ -286,16 +311,21 @@ def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="evoprune")
 
 
+Operation = tuple[int, Sequence[int] | npt.NDArray[np.int64]]
+
+
 class Program:
     """Operations with their arguments, ready to run for `rows` individuals and `blocks` blocks of the batch.
 
-    operations: (address of the kernel, its int64 arguments). The arguments stay writable through `args`.
+    operations: (address of the kernel, its int64 arguments). last: operations that run once an individual, after its last
+    block. Arguments given as an int64 array are read there at every launch; all stay writable through `args`.
     """
 
-    def __init__(self, operations: Sequence[tuple[int, Sequence[int]]], rows: int, blocks: int) -> None:
-        self.args: list[npt.NDArray[np.int64]] = [np.array(args, dtype=np.int64) for _, args in operations]
-        words = [0, 0, rows, blocks, len(operations), 0]
-        for (code, _), args in zip(operations, self.args, strict=True):
+    def __init__(self, operations: Sequence[Operation], rows: int, blocks: int, last: Sequence[Operation] = ()) -> None:
+        every = [*operations, *last]
+        self.args: list[npt.NDArray[np.int64]] = [np.asarray(args, dtype=np.int64) for _, args in every]
+        words = [0, 0, rows, blocks, len(operations), len(last)]
+        for (code, _), args in zip(every, self.args, strict=True):
             words += [code, args.ctypes.data]
         self.words = np.array(words, dtype=np.int64)
         self.rows, self.address = rows, self.words.ctypes.data

@@ -17,7 +17,7 @@ from numba.core import cgutils
 
 from evoprune.training.engines.kernels.runtime import machine
 
-__all__ = ["VECTORS", "dot_tile", "dots_line", "gather_tile", "lane_sum", "lane_sums", "lanes"]
+__all__ = ["VECTORS", "Emitter", "dot_tile", "dots_line", "gather_tile", "lane_sum", "lane_sums", "lanes"]
 
 WORD = ir.IntType(64)
 HALF = ir.IntType(32)
@@ -39,7 +39,7 @@ def lanes(bits: int) -> int:
     return 8 * register_bytes() // bits
 
 
-class _Emitter:
+class Emitter:
     """Emits vector code for one element type."""
 
     def __init__(self, builder: Any, element: Any) -> None:
@@ -117,7 +117,7 @@ class _Emitter:
         return self.builder.mul(self.builder.sext(self.builder.load(self.at(indices, position)), WORD), unit)
 
 
-def _accumulators(emit: _Emitter, count: int) -> list[Any]:
+def _accumulators(emit: Emitter, count: int) -> list[Any]:
     return [cgutils.alloca_once_value(emit.builder, emit.zero()) for _ in range(count)]
 
 
@@ -135,7 +135,7 @@ def gather_tile(vectors: int, permuted: bool) -> Any:
     ) -> Any:  # fmt: skip
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             out, data, indices, weights, order, count, unit, start, add, gate, gated = values
-            emit = _Emitter(builder, out.type.pointee)
+            emit = Emitter(builder, out.type.pointee)
             sums = _accumulators(emit, vectors)
             first = emit.splat(start)
             for number in range(vectors):
@@ -182,7 +182,7 @@ def dot_tile(vectors: int) -> Any:
     def tile(typingctx: Any, result: Any, delta: Any, data: Any, indices: Any, count: Any, unit: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             result, delta, data, indices, count, unit = values
-            emit = _Emitter(builder, result.type.pointee)
+            emit = Emitter(builder, result.type.pointee)
             row = [emit.load(delta, number) for number in range(vectors)]
 
             def dots(first: Any, together: int) -> None:
@@ -231,7 +231,7 @@ def dots_line(together: int) -> Any:
     ) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
             sums, delta, data, indices, unit, runs, length, delta_run, in_run = values
-            emit = _Emitter(builder, sums.type.pointee)
+            emit = Emitter(builder, sums.type.pointee)
             own = _accumulators(emit, together)
             for number in range(together):
                 builder.store(emit.load(sums, number), own[number])
@@ -262,7 +262,7 @@ def lane_sums(typingctx: Any, result: Any, sums: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         result, sums = values
-        emit = _Emitter(builder, result.type.pointee)
+        emit = Emitter(builder, result.type.pointee)
         for number, total in enumerate(emit.totals([emit.load(sums, number) for number in range(4)])):
             target = emit.at(result, ir.Constant(WORD, number))
             builder.store(builder.fadd(builder.load(target), total), target)
@@ -277,7 +277,7 @@ def lane_sum(typingctx: Any, result: Any, sums: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         result, sums = values
-        emit = _Emitter(builder, result.type.pointee)
+        emit = Emitter(builder, result.type.pointee)
         builder.store(builder.fadd(builder.load(result), emit.total(emit.load(sums))), result)
         return context.get_dummy_value()
 

@@ -12,9 +12,11 @@ from torch.autograd.function import once_differentiable
 
 from evoprune.errors import EvopruneError, InputError, UnsupportedLayer
 from evoprune.masks.space import MaskSpace
-from evoprune.training.engines.base import Chunk, Engine
+from evoprune.problems.losses import Loss
+from evoprune.training.engines.base import Chunk, Engine, FusedStep
 from evoprune.training.engines.kernels.border import TENSOR
 from evoprune.training.engines.kernels.runtime import launch
+from evoprune.training.engines.sparse.fused import fuse
 from evoprune.training.engines.sparse.lowering import Network, Trace
 from evoprune.training.engines.sparse.structure import Sparse
 from evoprune.training.engines.sparse.tables import At, Plan, Tables, Workspace
@@ -67,6 +69,14 @@ class SparseEngine(Engine):
 
     def chunk(self, parameters: Parameters, start: int, stop: int) -> SparseChunk:
         return SparseChunk(self, parameters, start, stop)
+
+    def fuse(
+        self, parameters: Parameters, data: tuple[Tensor, Tensor], loss: Loss, optimizer: torch.optim.Optimizer
+    ) -> FusedStep | None:
+        if self.random or data[0].dtype != self.dtype:
+            return None
+        network = self.network(True, tuple(data[0].shape[1:]))
+        return fuse(self.chunk(parameters, 0, len(parameters)), parameters, network, data, loss, optimizer, self.batch_size)
 
     def network(self, training: bool, shape: tuple[int, ...]) -> Network:
         """The model lowered for one mode and one shape of a sample."""

@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from evoprune.training.engines.kernels import activation, border, product, sampled
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Activation", "Operation", "Output", "Product", "gate_calls"]
 
-Call = tuple[kernel, Sequence[int]]
+Call = tuple[kernel, Sequence[int] | npt.NDArray[np.int64]]
 
 
 class Operation(ABC):
@@ -280,10 +281,13 @@ class Output(Operation):
         return args
 
     def forward(self, tables: Tables) -> list[Call]:
-        return [(border.emit, self._args(tables, tables.at(self.output)))]
+        return [] if tables.objective else [(border.emit, self._args(tables, tables.at(self.output)))]
 
     def backward(self, tables: Tables) -> list[Call]:
         add, gated = tables.contribute(self.output.root)
+        if tables.objective:
+            assert not add, "the output's gradient is the first of all"
+            return [tables.objective(tables), *gate_calls(tables, self.output, gated)]
         args = self._args(tables, tables.delta_at(self.output))
         args[border.ADD] = int(add)
         return [(border.absorb, args), *gate_calls(tables, self.output, gated)]

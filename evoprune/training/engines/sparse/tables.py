@@ -7,19 +7,22 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from evoprune.training.engines.base import Chunk
-from evoprune.training.engines.kernels.runtime import Program, address_of
+from evoprune.training.engines.kernels.runtime import Program, address_of, kernel
 from evoprune.training.engines.kernels.vectors import lanes
 from evoprune.training.engines.sparse.lowering import Network
 from evoprune.training.engines.sparse.structure import Longs, Sparse
 from evoprune.training.engines.sparse.values import Layout, Value
 
-__all__ = ["Plan", "Tables", "Workspace"]
+__all__ = ["At", "Call", "Plan", "Tables", "Workspace"]
 
 At = tuple[int, int, int, int]
+Call = tuple[kernel, Sequence[int] | npt.NDArray[np.int64]]
+Objective = Callable[["Tables"], Call]
 
 BLOCK = 128
 """Samples a block of the batch: what one survivor touches at a time."""
@@ -31,17 +34,25 @@ BLOCK_IMAGES = 32
 class Plan:
     """How a network runs on a batch: size of a block, number of blocks, what must be kept for the backward pass.
 
-    rows: individuals that there is room for, at least those of the chunk. key: equal plans can share workspaces.
+    rows: individuals that there is room for, at least those of the chunk. keep: a backward pass follows. fused: in the same
+    program, block by block, so that no individual needs activations of its own. key: equal plans can share workspaces.
     """
 
-    def __init__(self, network: Network, rows: int, samples: int, *, shared: bool, threads: int, keep: bool) -> None:
+    def __init__(
+        self, network: Network, rows: int, samples: int, *, shared: bool, threads: int, keep: bool, fused: bool = False
+    ) -> None:
         self.network, self.rows, self.samples = network, rows, samples
-        self.shared, self.threads, self.keep = shared, threads, keep
+        self.shared, self.threads, self.keep, self.fused = shared, threads, keep, fused
         whole = -(-samples // 16) * 16
         block = BLOCK_IMAGES if network.images else BLOCK
         self.block = whole if network.whole_batch or whole <= block else block
         self.blocks = -(-samples // self.block)
         self.key = (id(network), rows, samples, shared, threads, keep)
+
+    @property
+    def apart(self) -> bool:
+        """Whether every individual and block keeps its own activations."""
+        return self.keep and not self.fused
 
 
 class Workspace:
@@ -85,14 +96,19 @@ class Workspace:
 
 
 class Tables:
-    """What the operations of a network ask while they become kernel calls, and the two programs that result.
+    """What the operations of a network ask while they become kernel calls, and the programs that result: `forward` and
+    `backward`, or both in `forward` under a fused plan.
 
     gradients: by name, where the gradients of parameters are added; what is not there gets none. dense: those of the weights
-    are dense, `(k, *shape)`, and count pruned weights too.
+    are dense, `(k, *shape)`, and count pruned weights too. objective: of a fused plan, the call that turns outputs into their
+    gradients. last: its calls after an individual's backward pass.
     """
 
+    backward: Program | None = None
+
     def __init__(self, chunk: Chunk, structures: dict[Hashable, Sparse], masks: Mapping[str, Sequence[Longs]], space: Workspace,
-                 source: tuple[Tensor, At], gradients: dict[str, Tensor], *, dense: bool = False) -> None:  # fmt: skip
+                 source: tuple[Tensor, At], gradients: dict[str, Tensor], *, dense: bool = False,
+                 objective: Objective | None = None, last: Sequence[Call] = ()) -> None:  # fmt: skip
         plan = space.plan
         self.chunk, self.structures, self.masks, self.space, self.plan = chunk, structures, masks, space, plan
         self.source, self.gradients, self.dense = source, gradients, dense
@@ -102,16 +118,22 @@ class Tables:
         self._waiting: dict[Value, int] = {}
         self._written: set[Value] = set()
         network = plan.network
-        self.forward = self._program([call for step in network.operations for call in step.forward(self)])
-        self.output_args = self.forward.args[-1]
-        self.backward: Program | None = None
+        self.k, self.objective = chunk.k, objective
+        forward = [call for step in network.operations for call in step.forward(self)]
+        backward: list[Call] = []
         if plan.keep:
             self._waiting = dict(network.uses)
-            self.backward = self._program([call for step in reversed(network.operations) for call in step.backward(self)])
+            backward = [call for step in reversed(network.operations) for call in step.backward(self)]
+        if plan.fused:
+            self.forward = self.program([*forward, *backward], last)
+        else:
+            self.forward, self.backward = self.program(forward), self.program(backward) if plan.keep else None
         del self.chunk, self.structures, self.masks  # a chunk owns its tables, not the other way round
 
-    def _program(self, calls: Sequence[tuple[Any, Sequence[int]]]) -> Program:
-        return Program([(address_of(entry, self.space.dtype), args) for entry, args in calls], self.chunk.k, self.plan.blocks)
+    def program(self, calls: Sequence[Call], last: Sequence[Call] = ()) -> Program:
+        """Kernel calls as a program for all individuals and blocks; `last`: those that follow an individual's last block."""
+        first, then = ([(address_of(entry, self.space.dtype), args) for entry, args in some] for some in (calls, last))
+        return Program(first, self.k, self.plan.blocks, then)
 
     # ---- buffers ------------------------------------------------------------------------------------------------
 
@@ -129,8 +151,8 @@ class Tables:
         if value.root is self.plan.network.source:
             base = self.source[1]
         else:
-            keep = self.plan.keep
-            base = self.space.buffer(("value", value.root), layout.numbers, a_row=keep, a_block=keep)
+            apart = self.plan.apart
+            base = self.space.buffer(("value", value.root), layout.numbers, a_row=apart, a_block=apart)
         return base[0] + (layout.origin if inside else offset) * self.size, *base[1:]
 
     def delta_at(self, value: Value, *, offset: int = 0, inside: bool = False) -> At:
@@ -143,11 +165,11 @@ class Tables:
 
     def extra(self, key: Hashable, numbers: int, dtype: torch.dtype | None = None) -> At:
         """A buffer that forward leaves for backward."""
-        keep = self.plan.keep
-        return self.space.buffer(key, numbers, a_row=keep, a_block=keep, dtype=dtype)
+        apart = self.plan.apart
+        return self.space.buffer(key, numbers, a_row=apart, a_block=apart, dtype=dtype)
 
     @staticmethod
-    def put(args: list[int], position: int, at: Sequence[int]) -> None:
+    def put(args: list[int] | npt.NDArray[np.int64], position: int, at: Sequence[int]) -> None:
         """Write the four words of a buffer."""
         args[position : position + 4] = at
 
