@@ -1,0 +1,42 @@
+"""Rows of a long benchmark, kept as they come: an interrupted command goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from evoprune.files import atomic_write
+
+__all__ = ["collect", "save"]
+
+Row = dict[str, Any]
+
+
+def collect(wanted: Iterable[Row], measure: Callable[..., Row], what: str, path: Path | None) -> list[Row]:
+    """One row for each of `wanted` (the arguments of `measure`), those of an earlier start of the same benchmark included.
+
+    what: describes the benchmark; rows in `path` that another description stands over are not taken. Each new row is written at once.
+    """
+    known: list[Row] = []
+    if path is not None and path.exists():
+        found = json.loads(path.read_text())
+        known = found["rows"] if found.get("what") == what else []
+    rows = []
+    for arguments in wanted:
+        row = next((one for one in known if one.items() >= arguments.items()), None)
+        if row is None:
+            row = arguments | measure(**arguments)
+            print(row, file=sys.stderr, flush=True)
+        rows.append(row)
+        if path is not None:
+            rest = [one for one in known if one not in rows]
+            save({"what": what, "rows": rows + rest}, path)
+    return rows
+
+
+def save(result: Row, path: Path) -> None:
+    """Write a result as JSON, whole or not at all."""
+    atomic_write(path, (json.dumps(result, indent=1) + "\n").encode())
