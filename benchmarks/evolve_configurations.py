@@ -1,0 +1,105 @@
+"""Configurations of `evolve` at about equal cost, judged on validation data: where its defaults come from.
+
+    python benchmarks/evolve_configurations.py [--seeds 3] [--json benchmarks/results/evolve_configurations.json]
+
+lenet-300-100 on Fashion-MNIST at 98 and 99%, 10 epochs of the returned network. The score is the validation accuracy of the
+returned network at its last epoch; the test split stays closed. `evolve.py` judges the chosen one on other seeds and test data.
+Each configuration searches for about 60 epochs of training; the mean cost in the ledger stands beside its score. `kstarts` by
+validation loss, with as many starts as cost what the default costs, is the rival. Rows are written as they come, and the
+command run again goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+from rows import collect, save
+
+import evoprune as ep
+
+EPOCHS = 10
+STARTS = {0.98: 37, 0.99: 40}
+"""Of `kstarts`, by sparsity."""
+
+GUIDED = {"fitness_epochs": 1, "mu": 1, "lambda_": 4, "ngen": 15, "cxpb": 0.0, "mutpb": 1.0, "comma": True}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "share .1": {"share": 0.1},
+    "share .2": {"share": 0.2},
+    "share .5": {"share": 0.5},
+    "(1, 2), 30 generations": {"lambda_": 2, "ngen": 30},
+    "(1, 8), 7 generations": {"lambda_": 8, "ngen": 7},
+    "(2, 6), 10 generations": {"mu": 2, "lambda_": 6, "ngen": 10},
+    "(1 + 4)": {"comma": False},
+    "fitness of 2 epochs, 7 generations": {"fitness_epochs": 2, "ngen": 7},
+    "fitness by accuracy": {"criterion": "accuracy"},
+    "no inheritance": {**GUIDED, "form": "plain", "mutate": "mutGuided"},
+    "swaps at random, inherited weights": {"mutate": "mutSwap"},
+    "plain (8 + 8), 3 generations": {"form": "plain", "mu": 8, "lambda_": 8, "ngen": 3},
+    "plain (4 + 4), 7 generations": {"form": "plain", "mu": 4, "lambda_": 4, "ngen": 7},
+}
+"""By name; "default" is what `evolve` does without options: (1, 4), 15 generations, one epoch, share .3, inherited weights."""
+
+
+def measure(problem: ep.Problem, sparsity: float, seed: int, configuration: str) -> dict[str, Any]:
+    """Validation accuracy and cost of one configuration."""
+    own, options = problem.with_seed(seed), {"sparsity": sparsity, "epochs": EPOCHS, "seed": seed}
+    if configuration == "kstarts":
+        ticket = ep.kstarts(own, k=STARTS[sparsity], criterion="loss", **options)
+    else:
+        ticket = ep.evolve(own, **options, **CONFIGURATIONS[configuration])
+    return {
+        "accuracy": float(ticket.history["val_accuracy"].iloc[-1]),
+        "cost": round(ticket.ledger.dense_equivalent_epochs, 4),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean validation accuracy in % and cost of each configuration, by sparsity, the best mean over sparsities first."""
+    found = []
+    for name in dict.fromkeys(row["configuration"] for row in rows):
+        entry: dict[str, Any] = {"configuration": name, "options": CONFIGURATIONS.get(name, {})}
+        for sparsity in STARTS:
+            own = [row for row in rows if row["configuration"] == name and row["sparsity"] == sparsity]
+            entry[f"accuracy_{sparsity}"] = round(100 * statistics.mean(row["accuracy"] for row in own), 3)
+            entry[f"cost_{sparsity}"] = round(statistics.mean(row["cost"] for row in own), 4)
+        found.append(entry)
+    return sorted(found, key=lambda entry: -sum(float(entry[f"accuracy_{sparsity}"]) for sparsity in STARTS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=10)
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    arguments = parser.parse_args()
+    problem = ep.Problem("lenet-300-100", "fashion-mnist")
+    what = f"lenet-300-100, fashion-mnist, {EPOCHS} epochs, validation accuracy of the returned network"
+    wanted = [
+        {"configuration": name, "sparsity": sparsity, "seed": arguments.first_seed + number}
+        for number in range(arguments.seeds)
+        for name in (*CONFIGURATIONS, "kstarts")
+        for sparsity in STARTS
+    ]
+    rows = collect(wanted, lambda **one: measure(problem, **one), what, arguments.json)
+    result = {
+        "command": f"python benchmarks/evolve_configurations.py --seeds {arguments.seeds} --first-seed {arguments.first_seed}",
+        "what": what,
+        "configurations_tried": len(CONFIGURATIONS),
+        "table": table(rows),
+        "rows": rows,
+        "machine": f"{platform.machine()}, torch {torch.__version__}",
+    }
+    print(json.dumps(result, indent=1))
+    if arguments.json:
+        save(result, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
