@@ -18,7 +18,7 @@ Row = dict[str, Any]
 def collect(wanted: Iterable[Row], measure: Callable[..., Row], what: str, path: Path | None) -> list[Row]:
     """One row for each of `wanted` (the arguments of `measure`), those of an earlier start of the same benchmark included.
 
-    what: describes the benchmark; rows in `path` that another description stands over are not taken. Each new row is written at once.
+    what: describes the benchmark; rows in `path` under another description are not taken. Each new row is written at once.
     """
     known: list[Row] = []
     if path is not None and path.exists():
