@@ -143,6 +143,7 @@ def test_a_method_that_keeps_a_journal_keeps_it_in_the_folder(
     whole = run(problem, tmp_path / "whole", "evolve", **small)
     assert resumed["mask_hash"] == whole["mask_hash"]
     assert {**resumed["ledger"], "wall_s": 0} == {**whole["ledger"], "wall_s": 0}
+    assert resumed["ledger"]["wall_s"] > ep.read_journal(journal)["wall_s"].sum(), "the time before the kill counts too"
 
 
 # ---- the same arguments ------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ LINEAGE = 4000
 class Evaluator:
     """Fitness of one individual as a tuple, as DEAP expects; through its map, so nothing is trained twice."""
 
+    __slots__ = ("__weakref__", "map")  # `toolbox.register` would copy a `__dict__` into its partial, and pickle that
     __name__ = "evaluate"
 
     def __init__(self, batch_map: BatchMap) -> None:
@@ -60,7 +61,8 @@ class BatchMap:
     inherit: "weights" starts children from the trained survivors of the individual they were cloned from.
 
     trained: networks trained by this process. ledger: what the evaluations asked for cost, those that the journal answered
-    included. journal, store: where finished evaluations and their trained weights are kept.
+    included. earlier_s: seconds that the processes before this one trained what the journal answered, with as many workers.
+    journal, store: where finished evaluations and their trained weights are kept.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class BatchMap:
         self.inherit, self.chunk, self.retries = inherit, chunk, retries
         self.evaluator = Evaluator(self)
         self.trained = 0
-        self.ledger = Ledger()
+        self.ledger, self.earlier_s = Ledger(), 0.0
         self._records: dict[str, Record] = {} if journal is None else journal.records
+        self._answered = frozenset(self._records)
         self._counted: set[str] = set()
         self._lineages: dict[str, dict[str, Any]] = {}
         self._holding: dict[str, Trained] = {}
@@ -193,7 +196,9 @@ class BatchMap:
         """Add the cost of an evaluation the first time it is asked for, in the order of asking."""
         if record.key.id not in self._counted:
             self._counted.add(record.key.id)
-            self.ledger += Ledger(**record.cost)
+            cost = Ledger(**record.cost)
+            self.ledger += cost
+            self.earlier_s += cost.wall_s / self.executor.workers if record.key.id in self._answered else 0.0
 
     def _trained(self, key: str) -> Trained:
         return self._holding[key] if key in self._holding else self.store.get(key)

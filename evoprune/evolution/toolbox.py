@@ -20,7 +20,7 @@ from evoprune.evolution.objectives import find_objectives
 from evoprune.evolution.operators import OPERATORS
 from evoprune.evolution.population import Sizes, population
 from evoprune.evolution.several import mutate_with_size, select_several
-from evoprune.evolution.tournament import check_eta, check_rungs, criteria_of
+from evoprune.evolution.tournament import check_eta, check_rungs, criteria_of, rungs_of
 from evoprune.evolution.trainer import Trainer
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
@@ -86,7 +86,7 @@ def make_toolbox(
     else:
         if objectives is not None or inherit is not None or guided or mutate == "mutGuided":
             raise InputError("rungs= makes a fitness of its own kind: leave out objectives=, inherit=, guided= and mutGuided")
-        criteria = criteria_of(criterion, len(rungs))
+        criteria = criteria_of(criterion, len(rungs_of(rungs)))
         epochs_of = check_rungs(rungs, epochs, criterion=criteria[0], end=True)
         trainer = CohortTrainer(problem, (), *run, rungs=epochs_of, criteria=criteria, eta=check_eta(eta))
     rng = None if seed is None else random.Random(seeds.derive(seed, "operators"))

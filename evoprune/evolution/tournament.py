@@ -18,7 +18,7 @@ from evoprune.errors import InputError
 from evoprune.evolution.individual import fitness_class
 from evoprune.training.population import Population
 
-__all__ = ["check_eta", "check_rungs", "criteria_of", "default_rungs", "race", "tournament"]
+__all__ = ["check_eta", "check_rungs", "criteria_of", "default_rungs", "race", "rungs_of", "tournament"]
 
 Criteria = str | Sequence[str]
 
@@ -28,6 +28,13 @@ def default_rungs(epochs: int, k: int, eta: int = 2) -> tuple[int, ...]:
     rungs = [2 if epochs > 2 else 1]
     while rungs[-1] * eta < epochs and k > eta ** len(rungs):
         rungs.append(rungs[-1] * eta)
+    return tuple(rungs)
+
+
+def rungs_of(rungs: object) -> tuple[Any, ...]:
+    """Rungs as a tuple, or `InputError` for what is no sequence; `check_rungs` looks at what is in it."""
+    if isinstance(rungs, str) or not isinstance(rungs, Sequence):
+        raise InputError(f"rungs={rungs!r} are not usable: give epochs in a sequence, as in (2, 4, 8)")
     return tuple(rungs)
 
 
@@ -46,7 +53,7 @@ def check_rungs(
 
     criterion: of the first rung. k, eta: a rung must find more than one network. end: the last rung may be the last epoch.
     """
-    least, chosen = 1 if criterion.trained else 0, tuple(rungs)
+    least, chosen = 1 if criterion.trained else 0, rungs_of(rungs)
     whole = all(isinstance(rung, int) and not isinstance(rung, bool) for rung in chosen)
     if not whole or not chosen or chosen[0] < least or any(b <= a for a, b in pairwise(chosen)):
         raise InputError(f"rungs {list(chosen)} are not usable: give increasing whole numbers of epochs, the first >= {least}")

@@ -86,7 +86,7 @@ def evolve(
     form = ("guided" if objectives is None and rungs is None else "plain") if form is None else form
     given = {
         "fitness_epochs": fitness_epochs, "mu": mu, "lambda_": lambda_, "ngen": ngen, "cxpb": cxpb, "mutpb": mutpb,
-        "comma": True if rungs is not None else comma, "mutate": mutate, "inherit": inherit,
+        "comma": True if comma is None and rungs is not None else comma, "mutate": mutate, "inherit": inherit,
     }  # fmt: skip
     plan = FORMS[one_of("form", form, tuple(FORMS))] | {name: value for name, value in given.items() if value is not None}
     _check(repetitions=repetitions, **{name: plan[name] for name in ("mu", "lambda_", "ngen", "cxpb", "mutpb", "comma")})
@@ -128,6 +128,7 @@ def _trained(
         raise TrainingFailed(f"all {state.nevals} evaluations failed: lower lr=")
     winner = Population(problem, [state.best], horizon=epochs, seed=seed, **training).train(epochs).ticket()
     winner.ledger = scored + toolbox.map.ledger + winner.ledger
+    winner.earlier_s = toolbox.map.earlier_s
     names = toolbox.map.trainer.names
     lineage = {name: state.best.lineage[name] for name in ("operator", "seed", "parents") if name in state.best.lineage}
     found: dict[str, Any] = {"generations": state.generation, "evaluations": state.nevals, "lineage": lineage}

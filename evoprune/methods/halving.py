@@ -11,7 +11,7 @@ from deap import tools
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.evolution.assess import assess, initial_population
-from evoprune.evolution.tournament import check_eta, check_rungs, criteria_of, default_rungs, tournament
+from evoprune.evolution.tournament import check_eta, check_rungs, criteria_of, default_rungs, rungs_of, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.methods.registry import method
 from evoprune.problems.problem import Problem
@@ -44,7 +44,7 @@ def halving(
     finalist is trained again, and the best mean loss wins; with 0 the validation loss at the end decides, and is then no fair
     estimate.
     """
-    rungs = default_rungs(epochs, k, check_eta(eta)) if rungs is None else tuple(rungs)
+    rungs = default_rungs(epochs, k, check_eta(eta)) if rungs is None else rungs_of(rungs)
     default = ("grad", "loss")[: max(1, len(rungs))]
     criteria = criteria_of(default if criterion is None else criterion, len(rungs))
     check_rungs(rungs, epochs, criterion=criteria[0], k=k, eta=eta)

@@ -92,7 +92,9 @@ def next_round(
     masks = [_smaller(mask, magnitudes(generation, row), budget, final) for row, mask in enumerate(generation.masks)]
     epochs, training = generation.horizon, generation.training.as_dict()
     pruned = Population(generation.problem, masks, horizon=epochs, seed=generation.seed, weights=start, **training)
-    pruned.steps = rewind * pruned.batches.per_epoch  # batches and schedule go on from there
+    pruned.steps = rewind * pruned.batches.per_epoch  # batches, schedule and history go on from there
+    before = [generation.trace.history(individual) for individual in generation.trace.individuals]
+    pruned.trace.precede([[row for row in rows if row["epoch"] <= rewind] for rows in before])
     pruned.train(epochs - rewind)
     pruned.ledger = generation.ledger + pruned.ledger
     return pruned

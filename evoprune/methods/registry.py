@@ -88,7 +88,7 @@ class Method:
         started = time.perf_counter()
         with seeds.isolated(options.get("seed", 0), self.name):
             ticket = self.function(problem, **options)
-        ticket.ledger.wall_s = time.perf_counter() - started
+        ticket.ledger.wall_s = ticket.earlier_s + time.perf_counter() - started
         defaults = {name: p.default for name, p in self.__signature__.parameters.items() if p.default is not p.empty}
         return ticket.with_provenance({"method": self.name, "options": _json({**defaults, **options}), "versions": versions()})
 

@@ -33,7 +33,8 @@ class Ticket:
     initial: the values that every trained parameter started from, pruned weights 0.
     history_rows: one mapping an epoch. ledger: what it cost, losers included. provenance: where it came from, JSON-able.
     problem: what it was trained on; None for a loaded ticket, until it is needed. trace_rows: as history_rows, of every
-    individual of the population that it comes from; not saved with the ticket.
+    individual of the population that it comes from. earlier_s: seconds that processes before this one trained what a journal
+    answered. These two are not saved with the ticket.
     """
 
     mask: Mask
@@ -44,6 +45,7 @@ class Ticket:
     provenance: dict[str, Any] = field(default_factory=dict)
     problem: Problem | None = None
     trace_rows: list[dict[str, Any]] = field(default_factory=list)
+    earlier_s: float = 0.0
 
     @property
     def history(self) -> pd.DataFrame:

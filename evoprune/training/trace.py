@@ -83,6 +83,12 @@ class Trace:
                 if individual == parent:
                     self._rows[child, epoch] = {**row, "individual": child}
 
+    def precede(self, histories: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+        """Put what each current row went through before this population (its `history` there) before its own rows."""
+        for individual, rows in zip(self.individuals, histories, strict=True):
+            for row in rows:
+                self._rows[individual, row["epoch"]] = {**row, "individual": individual}
+
     # ---- reading ------------------------------------------------------------------------------------------------
 
     @property

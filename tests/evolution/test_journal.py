@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import pickle
 import random
 import subprocess
 import sys
@@ -333,6 +334,14 @@ def test_decorated_evaluate_is_still_one_batch(monkeypatch: pytest.MonkeyPatch) 
     values = list(toolbox.map(toolbox.evaluate, individuals))
     assert values == [(7.0,) if one is individuals[4] else (2 * value[0],) for one, value in zip(individuals, plain, strict=True)]
     assert sizes == [5], "an infeasible individual is not trained, the others train together"
+
+
+def test_evaluate_pickles_for_a_map_of_the_users_own(tmp_path: Path) -> None:
+    toolbox = made(tmp_path / "run.jsonl")
+    individuals = toolbox.population(n=2)
+    sent = pickle.loads(pickle.dumps(toolbox.evaluate))
+    assert list(map(sent, individuals)) == list(toolbox.map(toolbox.evaluate, individuals))
+    assert toolbox.map.trained == 2, "it trains where it was sent, without the journal"
 
 
 def test_error_in_a_decorator_is_raised() -> None:

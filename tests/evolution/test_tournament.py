@@ -63,6 +63,8 @@ def test_criterion_can_change_from_rung_to_rung() -> None:
         ("increasing whole numbers", {"rungs": (0, 2)}),
         ("increasing whole numbers", {"rungs": ()}),
         ("increasing whole numbers", {"rungs": (1.5,)}),
+        ("in a sequence", {"rungs": 2}),
+        ("in a sequence", {"rungs": "24"}),
         ("leaves no epoch", {"rungs": (2, 6)}),
         ("too many for 4 networks", {"rungs": (1, 2, 3, 4), "k": 4}),
         ("eta=1", {"eta": 1}),

@@ -284,7 +284,8 @@ def test_imp_rewinds_the_survivors_of_the_trained_network(rewind: int, tiny: ep.
     assert size[kept].min() >= size[~kept].max()  # one round is enough for 40%
     for name, own in zip(tiny.space.names, ticket.mask.survivors, strict=True):
         assert (ticket.initial[name].numpy().ravel()[own] == then[name][own]).all()
-    assert ticket.history["epoch"].tolist() == list(range(rewind + 1, 5))
+    assert ticket.history["epoch"].tolist() == [1, 2, 3, 4], "the path of the returned network begins before the rewind"
+    assert ticket.history["survivors"].tolist() == [tiny.prunable] * rewind + [ticket.mask.count] * (4 - rewind)
     per_epoch = 9 * dense.batches.per_epoch
     assert ticket.ledger.samples == per_epoch * (8 - rewind)
 
