@@ -1,10 +1,11 @@
 """Configurations of `evolve` at about equal cost, judged on validation data: where its defaults come from.
 
-    python benchmarks/evolve_configurations.py [--seeds 3] [--json benchmarks/results/evolve_configurations.json]
+    python benchmarks/evolve_configurations.py [--seeds 3] [--finalists 6] [--more 7] [--json FILE]
 
 lenet-300-100 on Fashion-MNIST at 98 and 99%, 10 epochs of the returned network. The score is the validation accuracy of the
 returned network at its last epoch; the test split stays closed. `evolve.py` judges the chosen one on other seeds and test data.
-Each configuration searches for about 60 epochs of training; the mean cost in the ledger stands beside its score. `kstarts` by
+Every configuration gets `--seeds` seeds, the best `--finalists` of them get `--more` others as well, and the best mean over all of
+these is the choice. Each configuration searches for about 60 epochs of training; the mean cost in the ledger stands beside its score. `kstarts` by
 validation loss, with as many starts as cost what the default costs, is the rival. Rows are written as they come, and the
 command run again goes on.
 """
@@ -15,6 +16,7 @@ import argparse
 import json
 import platform
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "share .1": {"share": 0.1},
     "share .2": {"share": 0.2},
     "share .5": {"share": 0.5},
+    "(1, 1), 60 generations": {"lambda_": 1, "ngen": 60},
+    "(1, 1), 60 generations, share .2": {"lambda_": 1, "ngen": 60, "share": 0.2},
     "(1, 2), 30 generations": {"lambda_": 2, "ngen": 30},
+    "(1, 2), 30 generations, share .2": {"lambda_": 2, "ngen": 30, "share": 0.2},
     "(1, 8), 7 generations": {"lambda_": 8, "ngen": 7},
     "(2, 6), 10 generations": {"mu": 2, "lambda_": 6, "ngen": 10},
     "(1 + 4)": {"comma": False},
@@ -61,35 +66,45 @@ def measure(problem: ep.Problem, sparsity: float, seed: int, configuration: str)
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean validation accuracy in % and cost of each configuration, by sparsity, the best mean over sparsities first."""
+    """Mean validation accuracy in % and cost of each configuration, by sparsity; finalists first, then by the mean over sparsities."""
     found = []
     for name in dict.fromkeys(row["configuration"] for row in rows):
-        entry: dict[str, Any] = {"configuration": name, "options": CONFIGURATIONS.get(name, {})}
+        seeds = len({row["seed"] for row in rows if row["configuration"] == name})
+        entry: dict[str, Any] = {"configuration": name, "seeds": seeds, "options": CONFIGURATIONS.get(name, {})}
         for sparsity in STARTS:
             own = [row for row in rows if row["configuration"] == name and row["sparsity"] == sparsity]
             entry[f"accuracy_{sparsity}"] = round(100 * statistics.mean(row["accuracy"] for row in own), 3)
             entry[f"cost_{sparsity}"] = round(statistics.mean(row["cost"] for row in own), 4)
         found.append(entry)
-    return sorted(found, key=lambda entry: -sum(float(entry[f"accuracy_{sparsity}"]) for sparsity in STARTS))
+    return sorted(found, key=lambda entry: (-entry["seeds"], -sum(entry[f"accuracy_{sparsity}"] for sparsity in STARTS)))
+
+
+def wanted(names: Iterable[str], seeds: Iterable[int]) -> list[dict[str, Any]]:
+    """The arguments of each run."""
+    return [
+        {"configuration": name, "sparsity": sparsity, "seed": seed} for seed in seeds for name in names for sparsity in STARTS
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=10)
+    parser.add_argument("--finalists", type=int, default=6)
+    parser.add_argument("--more", type=int, default=7, help="further seeds of each finalist")
     parser.add_argument("--json", type=Path, help="where to write the result")
     arguments = parser.parse_args()
     problem = ep.Problem("lenet-300-100", "fashion-mnist")
     what = f"lenet-300-100, fashion-mnist, {EPOCHS} epochs, validation accuracy of the returned network"
-    wanted = [
-        {"configuration": name, "sparsity": sparsity, "seed": arguments.first_seed + number}
-        for number in range(arguments.seeds)
-        for name in (*CONFIGURATIONS, "kstarts")
-        for sparsity in STARTS
-    ]
-    rows = collect(wanted, lambda **one: measure(problem, **one), what, arguments.json)
+    end = arguments.first_seed + arguments.seeds
+    every = wanted([*CONFIGURATIONS, "kstarts"], range(arguments.first_seed, end))
+    rows = collect(every, lambda **one: measure(problem, **one), what, arguments.json)
+    finalists = [entry["configuration"] for entry in table(rows) if entry["configuration"] != "kstarts"][: arguments.finalists]
+    every += wanted([*finalists, "kstarts"], range(end, end + arguments.more))
+    rows = collect(every, lambda **one: measure(problem, **one), what, arguments.json)
     result = {
-        "command": f"python benchmarks/evolve_configurations.py --seeds {arguments.seeds} --first-seed {arguments.first_seed}",
+        "command": f"python benchmarks/evolve_configurations.py --seeds {arguments.seeds} --first-seed {arguments.first_seed} "
+        f"--finalists {arguments.finalists} --more {arguments.more}",
         "what": what,
         "configurations_tried": len(CONFIGURATIONS),
         "table": table(rows),
