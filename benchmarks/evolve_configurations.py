@@ -3,11 +3,11 @@
     python benchmarks/evolve_configurations.py [--seeds 3] [--finalists 6] [--more 7] [--json FILE]
 
 lenet-300-100 on Fashion-MNIST at 98 and 99%, 10 epochs of the returned network. The score is the validation accuracy of the
-returned network at its last epoch; the test split stays closed. `evolve.py` judges the chosen one on other seeds and test data.
-Every configuration gets `--seeds` seeds, the best `--finalists` of them get `--more` others as well, and the best mean over all of
-these is the choice. Each configuration searches for about 60 epochs of training; the mean cost in the ledger stands beside its score. `kstarts` by
-validation loss, with as many starts as cost what the default costs, is the rival. Rows are written as they come, and the
-command run again goes on.
+returned network at its last epoch; the test split stays closed. Every configuration gets `--seeds` seeds, the best
+`--finalists` get `--more` others as well, and the best mean over all of these is the choice, which `evolve.py` judges on other
+seeds and on test data. Each configuration searches for about 60 epochs of training; the mean cost in the ledger stands beside
+its score. `kstarts` by validation loss, with as many starts as cost what the default costs (`evolve.py` works them out), is the
+rival. Rows are written as they come, and the command run again goes on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def measure(problem: ep.Problem, sparsity: float, seed: int, configuration: str)
 
 
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean validation accuracy in % and cost of each configuration, by sparsity; finalists first, then by the mean over sparsities."""
+    """Mean validation accuracy in % and cost of each configuration, by sparsity; finalists first, then the best mean."""
     found = []
     for name in dict.fromkeys(row["configuration"] for row in rows):
         seeds = len({row["seed"] for row in rows if row["configuration"] == name})
