@@ -2,10 +2,11 @@
 
     python benchmarks/scaling.py [--quick] [--json benchmarks/results/scaling.json]
 
-workers: processes of one thread each, 0 is this process. chunk: networks of a sub-batch. overhead: seconds beyond the ideal
-(this process's seconds with the largest sub-batch, divided by the workers). first_s: the first generation, in which workers
-start and receive the problem; then_s: the median of the next ones. bytes: one mask as it is sent (pickled), its trained weights
-when they are inherited, the problem once a worker, and a journal line.
+executor: "serial" is this process, "processes" and "ray" are workers of one thread each on this machine. chunk: networks of a
+sub-batch. overhead_s: seconds beyond the ideal (the fewest seconds of this process, divided by the workers). first_s: the first
+generation, in which workers start and receive the problem; then_s: the median of the next ones. bytes: one mask as it is sent
+(pickled), its trained weights when they are inherited, the problem once a worker, and a journal line. Rows are written as they
+come, and the command run again goes on.
 """
 
 from __future__ import annotations
@@ -22,25 +23,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import collect, save
 
 import evoprune as ep
 from evoprune.evolution.executors.processes import ProcessExecutor
 
 GENERATION = 32
+GRID = [
+    *(("serial", 1, chunk) for chunk in (32, 16, 8, 4)),
+    *(("processes", 1, chunk) for chunk in (16, 4)),
+    *(("processes", 2, chunk) for chunk in (16, 8, 4, 2)),
+    *(("ray", 2, chunk) for chunk in (16, 4)),
+]
+"""Executor, workers, networks of a sub-batch."""
 
 
-def toolbox_of(problem: ep.Problem, workers: int, chunk: int, epochs: int, journal: Path) -> Any:
-    """Workers on one thread each."""
-    executor = ProcessExecutor(workers) if workers else None
+def executor_of(kind: str, workers: int) -> Any:
+    """Workers of one thread each."""
+    if kind == "ray":
+        from evoprune.evolution.executors.ray import RayExecutor
+
+        return RayExecutor(workers)
+    return ProcessExecutor(workers) if kind == "processes" else None
+
+
+def toolbox_of(problem: ep.Problem, kind: str, workers: int, chunk: int, epochs: int, journal: Path) -> Any:
+    """A toolbox whose generations are trained by those workers."""
+    executor = executor_of(kind, workers)
     return ep.make_toolbox(
         problem, sparsity=0.98, epochs=epochs, executor=executor, chunk=chunk, seed=1, journal=journal, engine="sparse"
     )
 
 
-def measure(problem: ep.Problem, workers: int, chunk: int, epochs: int, repeats: int) -> dict[str, Any]:
+def measure(problem: ep.Problem, executor: str, workers: int, chunk: int, epochs: int, repeats: int) -> dict[str, Any]:
     """Seconds of the first generation and of those that follow."""
     with tempfile.TemporaryDirectory() as folder:
-        toolbox = toolbox_of(problem, workers, chunk, epochs, Path(folder) / "run.jsonl")
+        toolbox = toolbox_of(problem, executor, workers, chunk, epochs, Path(folder) / "run.jsonl")
         seconds = []
         for _ in range(repeats + 1):
             individuals = toolbox.population(n=GENERATION)
@@ -48,12 +66,8 @@ def measure(problem: ep.Problem, workers: int, chunk: int, epochs: int, repeats:
             list(toolbox.map(toolbox.evaluate, individuals))
             seconds.append(time.perf_counter() - started)
         toolbox.map.close()
-    return {
-        "workers": workers,
-        "chunk": chunk,
-        "first_s": round(seconds[0], 3),
-        "then_s": round(statistics.median(seconds[1:]), 3),
-    }
+    load = round(os.getloadavg()[0], 1)
+    return {"first_s": round(seconds[0], 3), "then_s": round(statistics.median(seconds[1:]), 3), "load": load}
 
 
 def sizes(problem: ep.Problem) -> dict[str, int]:
@@ -83,21 +97,22 @@ def main() -> None:
     torch.set_num_threads(1)
     problem = ep.Problem("lenet-300-100", "digits" if arguments.quick else "fashion-mnist")
     epochs, repeats = (8, 1) if arguments.quick else (1, 3)
-    grid = [(0, 32), (0, 16), (0, 8), (1, 16), (2, 16), (2, 8), (2, 4)]
-    rows = [measure(problem, workers, chunk, epochs, repeats) for workers, chunk in grid]
+    what = f"{GENERATION} masks of lenet-300-100 at 98%, {epochs} epochs on {problem.data_name}"
+    grid = [dict(zip(("executor", "workers", "chunk"), place, strict=True)) for place in GRID]
+    rows = collect(grid, lambda **place: measure(problem, **place, epochs=epochs, repeats=repeats), what, arguments.json)
+    ideal = min(row["then_s"] for row in rows if row["executor"] == "serial")
     for row in rows:
-        row["overhead_s"] = round(row["then_s"] - rows[0]["then_s"] / max(1, row["workers"]), 3)
+        row["overhead_s"] = round(row["then_s"] - ideal / row["workers"], 3)
     result = {
         "command": "python benchmarks/scaling.py" + (" --quick" if arguments.quick else ""),
-        "what": f"{GENERATION} masks of lenet-300-100 at 98%, {epochs} epochs on {problem.data_name}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",
+        "what": what,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "bytes": sizes(problem),
         "rows": rows,
     }
-    text = json.dumps(result, indent=1)
+    print(json.dumps(result, indent=1))
     if arguments.json:
-        arguments.json.write_text(text + "\n")
-    print(text)
+        save(result, arguments.json)
 
 
 if __name__ == "__main__":
