@@ -170,12 +170,11 @@ def measured() -> str:
         )
     found: dict[str, Any] = json.loads(path.read_text())
     rows = found["rows"]
-    head = ["workers", "sub-batch", "first generation, s", "later ones, s", "beyond the ideal, s", "speed-up"]
-    alone = min(row["then_s"] for row in rows if not row["workers"])
+    head = ["executor", "workers", "sub-batch", "first generation, s", "later ones, s", "cost of the workers, s", "speed-up"]
     lines = [
         (
-            row["workers"] or "this process", row["chunk"], number(row["first_s"]), number(row["then_s"]),
-            number(row.get("overhead_s")), number(alone / row["then_s"]),
+            row["executor"], row["workers"], row["chunk"], number(row["first_s"]), number(row["then_s"]),
+            number(row["overhead_s"]), number(row["speed_up"]),
         )
         for row in rows
     ]  # fmt: skip

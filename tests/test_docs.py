@@ -147,12 +147,12 @@ def test_a_measured_table_is_shown_where_there_is_one(
     scaling = importlib.import_module("_scaling")
     monkeypatch.setattr(scaling, "RESULTS", tmp_path)
     assert "No measurement" in scaling.measured()
-    rows = [{"workers": workers, "chunk": 16, "first_s": 9.0, "then_s": seconds} for workers, seconds in ((0, 4.0), (2, 2.5))]
+    row = {"executor": "ray", "workers": 2, "chunk": 16, "first_s": 9.0, "then_s": 2.5, "overhead_s": 0.5, "speed_up": 1.6}
     sizes = {"survivors": 5324, "mask_bytes": 21700, "inherited_bytes": 70000, "lineage_bytes": 200, "line_bytes": 900}
-    found = {"what": "32 masks", "command": "python x.py", "machine": "here", "rows": rows}
+    found = {"what": "32 masks", "command": "python x.py", "machine": "here", "rows": [row]}
     (tmp_path / "scaling.json").write_text(json.dumps({**found, "bytes": {**sizes, "problem_bytes": 1_100_000}}))
     page = scaling.measured()
-    assert "| 2 | 16 | 9 | 2.5 |  | 1.6 |" in page
+    assert "| ray | 2 | 16 | 9 | 2.5 | 0.5 | 1.6 |" in page
     assert "| a mask | 21,700 | 21,296 |" in page
     assert "1.1 MB" in page
 

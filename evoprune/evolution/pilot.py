@@ -51,10 +51,12 @@ class Pilot:
     @property
     def verdict(self) -> str:
         """In words."""
-        best = self.correlations.sort_values("other", ascending=False, kind="stable").iloc[0]
+        half = max(1, int(self.correlations["epoch"].max()) // 2)
+        sooner = self.correlations[self.correlations["epoch"] <= half]
+        best = sooner.sort_values("other", ascending=False, kind="stable").iloc[0]
         share = f"{max(self.icc, 0):.0%} of the variance of the final validation loss is due to the mask (p = {self.p:.2g})"
         said = f"{share}, masks differ by {self.spread:.1%} of it"
-        early = f"the best early sign is {best['criterion']} at epoch {best['epoch']} (rank correlation {best['other']:.2f})"
+        early = f"the best sign in the first half is {best['criterion']} at epoch {best['epoch']} (rank correlation {best['other']:.2f})"
         if not self.p < 0.05:
             return f"the choice is noise: {said}; choosing among such masks wins nothing, take any"
         if self.icc < 0.5 or self.spread < SPREAD:
