@@ -56,7 +56,8 @@ class Pilot:
         best = sooner.sort_values("other", ascending=False, kind="stable").iloc[0]
         share = f"{max(self.icc, 0):.0%} of the variance of the final validation loss is due to the mask (p = {self.p:.2g})"
         said = f"{share}, masks differ by {self.spread:.1%} of it"
-        early = f"the best sign in the first half is {best['criterion']} at epoch {best['epoch']} (rank correlation {best['other']:.2f})"
+        sign = f"{best['criterion']} at epoch {best['epoch']} (rank correlation {best['other']:.2f})"
+        early = f"the best sign in the first half of training is {sign}"
         if not self.p < 0.05:
             return f"the choice is noise: {said}; choosing among such masks wins nothing, take any"
         if self.icc < 0.5 or self.spread < SPREAD:
