@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from evoprune import cli, runs
+from evoprune.cli import typed
 from evoprune.errors import InputError
 from evoprune.methods import METHODS
 
@@ -228,8 +229,8 @@ def test_a_foreign_folder_is_left_alone(evoprune: Command, tmp_path: Path, comma
     ],
 )
 def test_literals(text: str, value: object) -> None:
-    assert cli.literal(text) == value
-    assert type(cli.literal(text)) is type(value)
+    assert typed.literal(text) == value
+    assert type(typed.literal(text)) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_literals(text: str, value: object) -> None:
     ],
 )
 def test_values_become_what_the_option_is(text: str, hint: Any, value: object) -> None:
-    assert cli.coerced("option", text, hint) == value
+    assert typed.coerced("option", text, hint) == value
 
 
 @pytest.mark.parametrize(
@@ -255,14 +256,14 @@ def test_values_become_what_the_option_is(text: str, hint: Any, value: object) -
 )
 def test_values_of_another_kind_are_refused(text: str, hint: Any) -> None:
     with pytest.raises(InputError, match="option="):
-        cli.coerced("option", text, hint)
+        typed.coerced("option", text, hint)
 
 
 def test_every_option_of_every_method_accepts_its_default() -> None:
     for method in METHODS.values():
         for name, default in method.options.items():
             if isinstance(default, (str, int, float, bool, type(None))):
-                assert cli.parse_options([f"{name}={default}"], [method]) == {name: default}, (method.name, name)
+                assert typed.parse_options([f"{name}={default}"], [method]) == {name: default}, (method.name, name)
 
 
 # ---- list and help -----------------------------------------------------------------------------------------------

@@ -1,0 +1,33 @@
+"""The command line: `evoprune run`, `compare`, `check`, `report`, `list`. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 done, 1 the run failed, 2 wrong arguments, 130 interrupted. What is slow to import is imported when it is needed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from evoprune.cli import run, compare, check, report, lists  # isort: skip  # noqa: F401  the order is that of the help
+from evoprune.cli.application import app
+from evoprune.cli.console import say_error
+
+__all__ = ["app", "main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script. A usage error is one line, as every other wrong input."""
+    try:
+        code = typer.main.get_command(app).main(arguments, prog_name="evoprune", standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what click raises for wrong usage, wherever typer keeps click
+            raise
+        message = " ".join(error.format_message().split()).rstrip(".")
+        if message:  # it is empty after the help that a bare `evoprune` shows
+            path = getattr(getattr(error, "ctx", None), "command_path", "evoprune")
+            say_error(f"{message}: {path} --help shows the usage")
+        code = 2
+    sys.exit(code or 0)

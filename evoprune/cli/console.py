@@ -1,0 +1,86 @@
+"""What the user sees: results on stdout, the log and errors on stderr, one line and an exit code for whatever goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from evoprune.errors import EvopruneError, InputError
+
+__all__ = ["errors", "output", "reporting", "say_error"]
+
+
+def output() -> Console:
+    """Standard output; wide enough for a table when it is no terminal."""
+    return _console(stderr=False)
+
+
+def errors() -> Console:
+    """Standard error."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 160, soft_wrap=False)
+
+
+@contextmanager
+def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INFO) -> Iterator[None]:
+    """Turn whatever goes wrong into one line and an exit code, and show the log (all of it when `verbose`)."""
+    console = errors()
+    handler = _Lines(console, logging.DEBUG if verbose else level)
+    logger = logging.getLogger("evoprune")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(handler.level, logging.INFO))
+    try:
+        yield
+    except InputError as error:
+        _fail(console, str(error), 2, verbose)
+    except EvopruneError as error:
+        _fail(console, str(error), 1, verbose)
+    except KeyboardInterrupt:
+        _fail(console, f"interrupted; {kept}" if kept else "interrupted", 130, False)
+    except (typer.Exit, BrokenPipeError):
+        raise
+    except Exception as error:
+        _fail(console, f"{type(error).__name__}: {error} (unexpected; --verbose shows where)", 1, verbose)
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def _fail(console: Console, message: str, code: int, verbose: bool) -> None:
+    if verbose and code == 1:
+        console.print(traceback.format_exc(), markup=False, highlight=False)
+    say_error(message)
+    raise typer.Exit(code)
+
+
+def say_error(message: str) -> None:
+    console = errors()
+    console.print("error:", style="bold red", end=" ")
+    console.print(" ".join(message.split()), markup=False, highlight=False, soft_wrap=True)
+
+
+class _Lines(logging.Handler):
+    """Each different message once, above the progress bar."""
+
+    def __init__(self, console: Console, level: int) -> None:
+        super().__init__(level)
+        self.console, self.seen = console, set[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self.seen:
+            self.seen.add(text)
+            self.console.print(
+                text, style="yellow" if record.levelno >= logging.WARNING else "dim", markup=False, highlight=False
+            )

@@ -1,0 +1,94 @@
+"""`evoprune run`: one method, kept in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from evoprune.cli.application import Data, DataRoot, Device, Engine, Epochs, Model, Options, Verbose, app
+from evoprune.cli.bars import epochs_shown
+from evoprune.cli.console import errors, reporting
+from evoprune.cli.typed import number, parse_options
+
+__all__ = ["run", "score"]
+
+
+@app.command()
+def run(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="A name of `evoprune list methods`.")],
+    data: Data = "digits",
+    model: Model = "lenet-300-100",
+    sparsity: Annotated[
+        str | None, typer.Option(metavar="SHARE", help="Of the prunable weights, to remove.", show_default="0.95")
+    ] = None,
+    epochs: Epochs = 10,
+    seed: Annotated[int, typer.Option(help="Of initial weights, masks, batches and search.")] = 0,
+    set_: Options = None,
+    test: Annotated[bool, typer.Option("--test", help="Open the test split at the end.")] = False,
+    engine: Engine = "auto",
+    device: Device = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder: absent, empty, or of the same arguments.", show_default="runs/<time>-<method>-<hash>"),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    data_root: DataRoot = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run one METHOD and keep its ticket, history and cost in a folder."""
+    with reporting(verbose, kept="nothing but its log is kept: run the same command to start again"):
+        from evoprune.methods import METHODS
+        from evoprune.problems.problem import Problem
+        from evoprune.runs import run as run_method
+
+        chosen = METHODS[method]
+        options = {"epochs": epochs, "seed": seed, "engine": engine, "device": device, **parse_options(set_ or [], [chosen])}
+        if sparsity is not None:
+            options["sparsity"] = number(sparsity)
+        problem = Problem(model, data, seed=seed, data_root=data_root)
+        with epochs_shown(method):
+            result = run_method(chosen, problem, out=out, test=test, **options)
+        if json_:
+            print(json.dumps(result, allow_nan=False))
+        else:
+            show_result(result)
+
+
+def show_result(result: Mapping[str, Any]) -> None:
+    """One run as tables on stderr."""
+    ledger, asked = result["ledger"], result["sparsity"]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("sparsity", f"{result['sparsity_obtained']:.2%} ({'an outcome' if asked is None else f'{asked:.2%} asked'})")
+    facts.add_row("survivors", f"{result['survivors']:,} of {result['prunable']:,}")
+    facts.add_row(f"validation {result['metric']}", score(result["val_score"], result["metric"]))
+    locked = result["test_score"] is None
+    facts.add_row(
+        f"test {result['metric']}", "locked: --test opens it" if locked else score(result["test_score"], result["metric"])
+    )
+    facts.add_row("cost", f"{ledger['dense_equivalent_epochs']:.3g} dense epochs, {ledger['samples']:,} samples")
+    facts.add_row("time", f"{ledger['wall_s']:.1f} s on {ledger['device']}, engine {ledger['engine']}")
+    facts.add_row("folder", escape(str(result["out"])))
+    layers = Table("layer", "shape", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("survivors", "of", "kept"):
+        layers.add_column(column, justify="right")
+    for layer in result["layers"]:
+        shape = " x ".join(map(str, layer["shape"]))
+        share = f"{layer['survivors'] / layer['prunable']:.2%}"
+        layers.add_row(layer["name"], shape, f"{layer['survivors']:,}", f"{layer['prunable']:,}", share)
+    console = errors()
+    console.print(f"[bold]{result['method']}[/] on {result['data']}, {result['model']}, seed {result['seed']}", highlight=False)
+    console.print(facts, highlight=False)
+    console.print(layers, highlight=False)
+
+
+def score(value: float | None, metric: str) -> str:
+    """As people read it."""
+    if value is None:
+        return "not a number"
+    return f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}"

@@ -1,0 +1,112 @@
+"""What the user typed, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from evoprune.errors import InputError
+
+if TYPE_CHECKING:
+    from evoprune.methods.registry import Method
+
+__all__ = ["coerced", "literal", "number", "parse_options", "parts"]
+
+NAMED = {"data", "data_root", "model", "sparsity", "epochs", "seed", "engine", "device"}
+
+
+def parts(text: str) -> list[str]:
+    """What stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def number(text: str) -> Any:
+    """A sparsity as a number; what is none stays a text, to be refused where sparsities are checked."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def parse_options(settings: Sequence[str], methods: Sequence[Method]) -> dict[str, Any]:
+    """`key=value` texts as options, each of the kind that the first method that knows it expects.
+
+    Raises `InputError` for what is no option or of the wrong kind; unknown ones are left to whoever takes them.
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise InputError(f"--set {setting!r} is not usable: give KEY=VALUE, such as --set k=16")
+        if key in NAMED:
+            raise InputError(f"--set {setting!r} is not usable: give it as --{key.replace('_', '-')}")
+        if key in parsed:
+            raise InputError(f"--set {key}=… is given twice: give one value")
+        parsed[key] = coerced(key, text.strip(), _hint(methods, key))
+    return parsed
+
+
+def _hint(methods: Sequence[Method], key: str) -> Any:
+    """The annotation of an option, None where there is none to be had."""
+    from typing import get_type_hints
+
+    from evoprune.training.options import Training
+
+    takers = [method.function for method in methods if key in method.options]
+    try:
+        return get_type_hints(takers[0] if takers else Training).get(key)
+    except NameError:  # an annotation that is imported for type checkers alone
+        return None
+
+
+def literal(text: str) -> Any:
+    """What a text stands for: none, a boolean, a whole number, a number, a list (2,4,8), else a name."""
+    if "," in text:
+        return [literal(part) for part in parts(text)]
+    words = {"none": None, "null": None, "true": True, "false": False, "yes": True, "no": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            pass
+    return text
+
+
+def coerced(key: str, text: str, hint: Any) -> Any:
+    """`text` as a value of the annotated kind. Raises `InputError` for another kind; whatever is not annotated passes."""
+    from typing import get_args, get_origin
+
+    union = hint is not None and get_origin(hint) not in (None, *LISTS_OF)
+    kinds = get_args(hint) if union else (hint,)
+    value, expected = literal(text), []
+    for kind in sorted(kinds, key=_rank):
+        if get_origin(kind) in LISTS_OF:
+            names = str in get_args(kind)
+            if names and ("," in text or str not in kinds):
+                return parts(text)
+            if not names and (isinstance(value, list) or type(value) in (int, float)):
+                return value if isinstance(value, list) else [value]
+            expected.append("a list such as 2,4,8")
+        elif kind not in KINDS:
+            return value
+        elif kind is str:
+            return text
+        elif type(value) is kind or (kind is float and type(value) is int):
+            return value
+        else:
+            expected.append(KINDS[kind])
+    raise InputError(f"{key}={text!r} is not usable: give {' or '.join(expected)}")
+
+
+def _rank(kind: Any) -> int:
+    """What fits few texts is asked first: none, numbers, lists, and any text is a name."""
+    from typing import get_origin
+
+    return 0 if kind is type(None) else 2 if get_origin(kind) in LISTS_OF else 3 if kind is str else 1
+
+
+LISTS_OF = (Sequence, list, tuple)
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a name", type(None): "none"}
