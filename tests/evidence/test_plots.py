@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 
 from evoprune.errors import InputError
 from evoprune.evidence.plots import (
-    looks,
     plot_accuracy,
     plot_controls,
     plot_cost,
@@ -24,8 +23,9 @@ from evoprune.evidence.plots import (
     plot_mask,
     plot_pareto,
     plot_trace,
-    spread_apart,
 )
+from evoprune.evidence.plots.accuracy import spread_apart
+from evoprune.evidence.plots.style import looks
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
 from tests.evidence.runs_frame import runs_frame
