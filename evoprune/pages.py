@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.report import Material, command, page, settings
 from evoprune.files import atomic_write
-from evoprune.runs import HISTORY, LOG, RESULT, load_runs, read_json, read_result
+from evoprune.runs import HISTORY, LOG, RESULT, TRACE, load_runs, read_json, read_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +47,29 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
     commands += [f"evoprune check {shlex.quote(str(root / name))}" for name, _, _ in checks]
     commands += [f"evoprune report {shlex.quote(str(root))}"]
     histories = [_history(path / HISTORY) for path in folders]
-    html = page(Material(runs, results, histories, checks, commands, [*missing, *broken], title))
+    html = page(
+        Material(
+            runs, results, histories, checks, commands, [*missing, *broken], title, _pairs(runs), _searches(folders, results)
+        )
+    )
     return atomic_write(root / PAGE if out is None else Path(out), html.encode())
+
+
+def _pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """The combination against each of its parts, where they are there."""
+    methods = set(runs["method"])
+    return [("combined", part) for part in ("kstarts", "dissipating") if {"combined", part} <= methods]
+
+
+def _searches(folders: list[Path], results: list[dict[str, Any]]) -> list[tuple[int, pd.DataFrame]]:
+    """The trace of the first run of each method that trained several networks."""
+    found: dict[str, tuple[int, pd.DataFrame]] = {}
+    for place, (path, result) in enumerate(zip(folders, results, strict=True)):
+        if result["method"] not in found and (result["ledger"].get("configurations") or 1) > 1:
+            trace = _history(path / TRACE)
+            if trace is not None and "individual" in trace:
+                found[result["method"]] = (place, trace)
+    return list(found.values())
 
 
 def _history(path: Path) -> pd.DataFrame | None:

@@ -18,7 +18,7 @@ from evoprune import seeds as streams
 from evoprune.errors import InputError, TrainingFailed
 from evoprune.evidence.controls import CONTROLS, original, reference_counts
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
-from evoprune.evidence.verdict import DIFFERENCE, Verdict, judge, table
+from evoprune.evidence.verdict import DIFFERENCE, RELATIVE, Verdict, judge, table
 from evoprune.files import atomic_write
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
@@ -32,8 +32,6 @@ __all__ = ["Check", "check"]
 
 TICKET = "ticket"
 NEEDED = ("fresh_counts", "fresh_random")
-RELATIVE = 0.02
-"""The smallest difference of interest in a loss, as a share of it."""
 
 log = logging.getLogger("evoprune")
 

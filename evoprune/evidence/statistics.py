@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +40,10 @@ class Interval:
     def half(self) -> float:
         """Half the width."""
         return (self.high - self.low) / 2
+
+    def negated(self) -> Interval:
+        """Of the values with their signs changed: of a loss, what is gained."""
+        return replace(self, mean=-self.mean, low=-self.high, high=-self.low)
 
     def __str__(self) -> str:
         if self.n < 2:

@@ -12,12 +12,28 @@ from dataclasses import dataclass
 
 from evoprune.evidence.statistics import Interval, holm, seeds_needed
 
-__all__ = ["ALPHA", "DIFFERENCE", "LAYERS", "RANDOM", "SEEDS", "WEIGHTS", "WIRING", "Verdict", "judge", "need", "said", "wording"]
+__all__ = [
+    "ALPHA",
+    "DIFFERENCE",
+    "LAYERS",
+    "RANDOM",
+    "RELATIVE",
+    "SEEDS",
+    "WEIGHTS",
+    "WIRING",
+    "Verdict",
+    "judge",
+    "need",
+    "said",
+    "wording",
+]
 
 ALPHA = 0.05
 """Share of false alarms over a whole table."""
 DIFFERENCE = 0.002
 """The smallest difference of interest in a score that is a share: 0.2 points of accuracy."""
+RELATIVE = 0.02
+"""The same in a loss, as a share of it."""
 POWER = 0.8
 
 BETTER, WORSE, NOTHING = "better", "worse", "no difference shown"

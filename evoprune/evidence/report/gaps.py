@@ -1,0 +1,57 @@
+"""What is not there: single seeds, cells without a run, scores that are not numbers, other versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evoprune.evidence.tables import BASELINE, prunes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["gaps", "versions_of"]
+
+
+def gaps(name: str, runs: pd.DataFrame) -> list[str]:
+    """Single seeds, scores that are not numbers, cells without a run, no baseline."""
+    found = []
+    seeds = sorted(runs["seed"].unique())
+    if len(seeds) == 1:
+        found.append(f"{name}: a single seed ({seeds[0]}), so there are no intervals and nothing can be shown.")
+    failed = runs[runs["val_score"].isna()]
+    found += [f"{name}: {_cell(row)} turned NaN and counts nowhere." for row in failed.to_dict("records")]
+    if BASELINE not in set(runs["method"]):
+        found.append(f"{name}: no runs of {BASELINE!r}; {runs['method'].iloc[0]} is what the others are compared with.")
+    asked = sorted(runs[[prunes(str(method)) for method in runs["method"]]]["sparsity"].astype(float).dropna().unique())
+    for method, own in runs.groupby("method", sort=False):
+        sparsity = own["sparsity"].astype(float)
+        cells = [None] if not prunes(str(method)) or sparsity.isna().all() else asked
+        for value in cells:
+            there = set((own if value is None else own[sparsity == value])["seed"])
+            absent = [str(seed) for seed in seeds if seed not in there]
+            if absent:
+                at = "" if value is None else f" at sparsity {value:.4g}"
+                found.append(f"{name}: {method}{at} has no run of seed {', '.join(absent)}.")
+    if runs["test_score"].isna().any():
+        untested = int(runs["test_score"].isna().sum())
+        found.append(f"{name}: the test split was not opened for {untested} of {len(runs)} runs.")
+    return found
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    at = "" if row["sparsity"] is None or row["sparsity"] != row["sparsity"] else f" at sparsity {row['sparsity']:.4g}"
+    return f"{row['method']}{at}, seed {row['seed']},"
+
+
+def versions_of(results: Sequence[Mapping[str, Any]], missing: list[str]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for result in results:
+        for name, version in result["arguments"].get("versions", {}).items():
+            found.setdefault(name, [])
+            if version not in found[name]:
+                found[name].append(version)
+    several = [f"{name} ({', '.join(own)})" for name, own in found.items() if len(own) > 1]
+    if several:
+        missing.append(f"The runs were made by different versions of {'; '.join(several)}: differences may come from that.")
+    return {name: ", ".join(own) for name, own in found.items()}
