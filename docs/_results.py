@@ -87,7 +87,7 @@ def _comparison(folder: Path) -> str:
 
 
 def _setting(setup: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    problem, options = setup.get("problem", {}), setup.get("options", {})
+    problem, options = setup.get("problem") or setup.get("problems", {}).get("", {}), setup.get("options", {})
     runs = sorted({int(row["runs"]) for row in rows})
     where = f"`{problem.get('model', '?')}` on `{problem.get('data', '?')}`" if problem else "Model and data: see the command"
     told = ", ".join(f"{key}={value}" for key, value in options.items())

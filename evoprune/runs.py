@@ -36,7 +36,7 @@ from evoprune.training.ticket import Ticket
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Arguments", "RunFolder", "load_runs", "logging_to", "run"]
+__all__ = ["Arguments", "RunFolder", "load_runs", "logging_to", "open_test", "run"]
 
 FORMAT = 1
 SPARSITY = 0.95
@@ -264,14 +264,19 @@ class RunFolder:
 
     def test(self, problem: Problem, reason: str) -> dict[str, Any]:
         """Open the test split for the kept ticket, and write the score into `result.json`; returns its content."""
-        with logging_to(self.path / LOG):
-            score = Ticket.load(self.path / TICKET, problem=problem).test(reason)
-        result = read_result(self.path / RESULT)
-        result["test_accuracy"] = score["accuracy"]
-        result["test_score"] = score["accuracy"] if result["metric"] == "accuracy" else score["loss"]
-        result = {**dict(_finite(result)), "out": str(self.path)}
-        write_json(self.path / RESULT, result)
-        return result
+        return open_test(self.path, problem, reason)
+
+
+def open_test(path: Path, problem: Problem, reason: str) -> dict[str, Any]:
+    """Open the test split for the ticket in a folder, and write the score into its `result.json`; returns its content."""
+    with logging_to(path / LOG):
+        score = Ticket.load(path / TICKET, problem=problem).test(reason)
+    result = read_result(path / RESULT)
+    result["test_accuracy"] = score["accuracy"]
+    result["test_score"] = score["accuracy"] if result["metric"] == "accuracy" else score["loss"]
+    result = {**dict(_finite(result)), "out": str(path)}
+    write_json(path / RESULT, result)
+    return result
 
 
 def entries(path: Path) -> list[str]:

@@ -23,7 +23,7 @@ from evoprune.methods import METHODS
 
 METHODS_USED = ("random", "dissipating", "dense")
 ASKED: dict[str, Any] = {"sparsities": (0.8, 0.9), "seeds": 2, "epochs": 3, "engine": "loop", "workers": 1}
-FILES = ["accuracy.png", "accuracy.svg", "compare.json", "log.txt", "results.csv", "runs", "summary.csv"]
+FILES = ["accuracy.png", "accuracy.svg", "compare.json", "log.txt", "pivot.csv", "results.csv", "runs", "summary.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -125,31 +125,136 @@ def test_a_folder_of_another_comparison_is_refused(
     assert sorted(finished.folder.rglob("*")) == before
 
 
+def started(out: Path) -> list[Path]:
+    return list(out.glob("runs/*/log.txt"))
+
+
+def finished_in(out: Path) -> list[Path]:
+    return list(out.glob("runs/*/result.json"))
+
+
+def judged(out: Path) -> list[Path]:
+    return [path for path in finished_in(out) if json.loads(path.read_text())["test_score"] is not None]
+
+
 def test_killed_at_any_time_it_goes_on_and_gives_the_same_tables(
     finished: Comparison, problem: ep.Problem, tmp_path: Path
 ) -> None:
     out = tmp_path / "killed"
     arguments = ["--model", "mlp:16", "--sparsity", "0.8,0.9", "--seeds", "2", "--epochs", "3", "--engine", "loop"]
     command = [sys.executable, "-m", "evoprune", "compare", *METHODS_USED, *arguments, "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 150
-        while len(list(out.glob("runs/*/result.json"))) < 2:
-            assert process.poll() is None, "it was over before it could be killed"
-            assert time.monotonic() < deadline, "it did not get anywhere"
-            time.sleep(0.01)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    time.sleep(1)  # the workers notice
-    kept = list(out.glob("runs/*/result.json"))
-    assert len(kept) < 10, "the workers outlived their parent"
-    assert all("opened" not in path.with_name("log.txt").read_text() for path in kept), "the test split was opened too early"
+    landed, once = 0, set[Path]()
+    for moment in (started, lambda out: finished_in(out)[2:], judged):  # in the first run, in a later one, at the test split
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 150
+            while not moment(out) and process.poll() is None:
+                assert time.monotonic() < deadline, "it did not get anywhere"
+                time.sleep(0.005)
+        finally:
+            landed += process.poll() is None
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        time.sleep(1)  # the workers notice
+        assert len(finished_in(out)) < 10 or moment is judged, "the workers outlived their parent"
+        if moment is not judged:
+            assert judged(out) == [], "the test split was opened too early"
+        once |= set(finished_in(out))
+    assert landed >= 2, "it was over before it could be killed"
     compare(METHODS_USED, problem, out=out, **ASKED)
     assert same_tables(out, finished.folder), "the resumed comparison differs from the uninterrupted one"
-    for path in kept:
+    for path in once:
         assert path.with_name("log.txt").read_text().count("mlp:16 on digits") == 1, "a finished run was repeated"
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
+
+
+# ---- other methods in the same folder ------------------------------------------------------------------------------
+
+
+def test_another_call_in_the_folder_tables_all_of_it(problem: ep.Problem, tmp_path: Path) -> None:
+    small = {**ASKED, "epochs": 2, "sparsities": (0.8,)}
+    compare(["random"], problem, out=tmp_path / "out", test=False, **small)
+    both = compare(["kstarts"], problem, out=tmp_path / "out", k=2, selection_epochs=1, **small)
+    assert list(dict.fromkeys(both.results["method"])) == ["kstarts", "random"], "those of the call first"
+    assert both.results["test_score"].notna().all(), "earlier runs are judged too"
+    assert both.summary.query("method == 'kstarts'")["words"].iloc[0].startswith("no difference shown (2 seeds")
+    with pytest.raises(InputError, match="k=2, not 3"):
+        compare(["kstarts"], problem, out=tmp_path / "out", **{**small, "k": 3, "selection_epochs": 1, "seeds": (7,)})
+
+
+def test_the_pivot_shows_means_with_their_intervals(finished: Comparison) -> None:
+    pivot = finished.pivot()
+    assert list(pivot.columns) == ["model", "data", "sparsity", *METHODS_USED]
+    assert list(pivot["sparsity"]) == [0.8, 0.9]
+    row = finished.summary.query("method == 'random' and sparsity == 0.8").iloc[0]
+    half = (row["test_high"] - row["test_low"]) / 2
+    assert pivot["random"][0] == f"{100 * row['test_mean']:.2f} ± {100 * half:.2f}"
+    read = pd.read_csv(finished.folder / "pivot.csv")
+    assert list(read["dense"]) == list(pivot["dense"])
+    assert pivot["random"][0] in finished._repr_html_()
+
+
+# ---- several models and data sets ------------------------------------------------------------------------------------
+
+
+def test_several_problems_have_a_table_and_a_picture_each(tmp_path: Path) -> None:
+    problems = [ep.Problem(name, "digits") for name in ("mlp:8", "mlp:16")]
+    small = {**ASKED, "epochs": 1, "sparsities": (0.8,)}
+    found = compare(["random", "dense"], problems, out=tmp_path / "out", **small)
+    assert list(found.results["model"]) == ["mlp:8"] * 4 + ["mlp:16"] * 4
+    assert list(zip(found.summary["model"], found.summary["method"], strict=True)) == [
+        (model, method) for model in ("mlp:8", "mlp:16") for method in ("random", "dense")
+    ]
+    assert (tmp_path / "out" / "accuracy-mlp:8-on-digits.png").is_file()
+    alone = compare(["random", "dense"], problems[1], out=tmp_path / "alone", **small)
+    assert list(found.results["test_score"][4:]) == list(alone.results["test_score"]), "the same as alone"
+    grown = compare(["random"], [*problems, ep.Problem("mlp:4", "digits")], out=tmp_path / "out", **small)
+    assert grown.results["model"].nunique() == 3
+    with pytest.raises(InputError, match="number of problems"):
+        compare(["random"], problems[0], out=tmp_path / "out", **small)
+    with pytest.raises(InputError, match="each model and data set once"):
+        compare(["random"], [problems[0], problems[0]], out=tmp_path / "b", **small)
+
+
+def test_the_command_takes_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["compare", "random", "--model", "mlp:8,mlp:16", "--sparsity", "0.8", "--seeds", "1", "--epochs", "1"]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([*arguments, "--workers", "1", "--out", str(tmp_path / "out")])
+    told = capsys.readouterr().out
+    assert "digits, mlp:8, 1 seed" in told
+    assert "digits, mlp:16, 1 seed" in told
+
+
+# ---- equal cost ------------------------------------------------------------------------------------------------------
+
+
+def test_equal_cost_stretches_the_final_training(problem: ep.Problem, tmp_path: Path) -> None:
+    asked = {**ASKED, "epochs": 4, "sparsities": (0.8,), "k": 4, "selection_epochs": 1}
+    found = compare(["random", "kstarts", "dense"], problem, out=tmp_path / "out", equal_cost="dearest", **asked)
+    cost = found.results.groupby("method")["dense_equivalent_epochs"].mean()
+    epochs = found.results.groupby("method")["epochs"].first()
+    assert dict(epochs) == {"dense": 4, "kstarts": 4, "random": 7}, "3 more losers for 1 epoch, and what prunes nothing stays"
+    assert cost["random"] == pytest.approx(cost["kstarts"], rel=1e-6)
+    known = (tmp_path / "out" / "costs.json").read_bytes()
+    again = compare(["random", "kstarts", "dense"], problem, out=tmp_path / "out", equal_cost="dearest", **asked)
+    assert again.results.equals(found.results)
+    assert (tmp_path / "out" / "costs.json").read_bytes() == known
+
+
+def test_equal_cost_shortens_too_and_a_search_keeps_what_it_needs(problem: ep.Problem, tmp_path: Path) -> None:
+    asked = {**ASKED, "epochs": 4, "sparsities": (0.8,), "seeds": 1, "k": 8, "selection_epochs": 2}
+    found = compare(["random", "kstarts"], problem, out=tmp_path / "out", equal_cost="random", **asked)
+    assert list(found.results["epochs"]) == [4, 3], "two selection epochs and one more are the fewest"
+    from evoprune.evidence.tables import cost_words
+
+    assert cost_words(found.summary) == "costs are not equal: at sparsity 0.8 kstarts costs 4.25 times as much as random"
+    by_number = compare(["random"], problem, out=tmp_path / "b", equal_cost=2.0, **{**ASKED, "sparsities": (0.8,)})
+    assert by_number.results["dense_equivalent_epochs"].to_numpy() == pytest.approx(2.0, rel=0.06)
+    for wrong in ("dear", 0, True, -1.0):
+        with pytest.raises(InputError, match="equal cost to"):
+            compare(["random"], problem, out=tmp_path / "c", equal_cost=wrong, **ASKED)
+    with pytest.raises(InputError, match="equal_cost="):
+        compare(["random"], problem, out=tmp_path / "b", equal_cost=1.0, **{**ASKED, "sparsities": (0.8,)})
 
 
 # ---- the test split ----------------------------------------------------------------------------------------------

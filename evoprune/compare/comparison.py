@@ -1,0 +1,84 @@
+"""A comparison from its cells to its tables; stopped at any time, the same call goes on and gives the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from evoprune.compare.cells import cells_of, check_seeds, named_problems
+from evoprune.compare.costs import Costs, check_target, equalised
+from evoprune.compare.folder import LOG, SETUP, find_folder, finished_runs, merged, missing_cells, setup_of, withdraw
+from evoprune.compare.outcome import Comparison, write_outcome
+from evoprune.compare.work import Progress, open_tests, price, train
+from evoprune.compare.workers import check_workers, fitting, pool
+from evoprune.errors import InputError, TrainingFailed
+from evoprune.problems.problem import Problem
+from evoprune.runs import entries, logging_to, make_folder, write_json
+
+__all__ = ["compare"]
+
+EPOCHS = 10
+"""Of a method that is not told otherwise."""
+
+log = logging.getLogger("evoprune")
+
+
+def compare(
+    methods: Sequence[str],
+    problem: Problem | Sequence[Problem],
+    *,
+    sparsities: Sequence[float] = (0.95,),
+    seeds: int | Sequence[int] = 5,
+    out: str | os.PathLike[str] | None = None,
+    test: bool = True,
+    equal_cost: str | float | None = None,
+    workers: int | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Comparison:
+    """Run every method at every sparsity and seed, and write `results.csv`, `summary.csv`, `pivot.csv` and a picture into `out`.
+
+    problem: model and data, or several; each seed draws its own initial weights. seeds: how many (0, 1, …), or which. out: a
+    folder that is absent, empty, or of a comparison with the same options, whose finished runs are kept and tabled too; None
+    takes `runs/<time>-compare-<hash>`. test: open the test split once, when all runs are there.
+
+    equal_cost: stretch or shorten the training of the network that each pruning method returns so that ledgers agree, to
+    "dearest" (what the dearest method costs at the given epochs, sparsity by sparsity), to what a named method costs, or to so
+    many epochs of the dense network. A search that costs more than that by itself keeps as few epochs as it takes; the table
+    says by how much costs differ. What methods cost is found with the first seed, and kept in `costs.json`.
+
+    workers: processes (1: none but this one); None takes cores // threads, fewer where memory is short. threads: of each
+    worker; the same number gives the same results for any workers. progress: called with (finished, all) runs. options: epochs
+    and the like; each goes to the methods that know it.
+
+    Raises `InputError` before any work where it can, and as soon as a run refuses its arguments; `TrainingFailed` when no run
+    came to an end. A run that fails otherwise is reported in `failures`, and the others are kept.
+    """
+    problems, target = named_problems(problem), check_target(equal_cost, methods)
+    cells = cells_of(methods, problems, sparsities, check_seeds(seeds), options)
+    most = check_workers(workers, threads, len(cells))
+    setup = setup_of(methods, problems, options, target)
+    folder = find_folder(out, cells, setup)
+    if target is None:
+        missing_cells(folder, problems, cells)  # refuses before anything is made
+    fresh, made = not entries(folder), make_folder(folder)
+    try:
+        write_json(folder / SETUP, merged(folder, setup))
+        with logging_to(folder / LOG), pool(fitting(most, problems, cells), threads) as executor:
+            if target is not None:
+                costs = Costs(folder, lambda these: price(executor, problems, these, threads))
+                cells = equalised(cells, options.get("epochs", EPOCHS), target, costs)
+            missing = missing_cells(folder, problems, cells)
+            failures = train(executor, folder, problems, missing, len(cells), progress, threads)
+            if not finished_runs(folder, problems):
+                raise TrainingFailed(f"none of {len(cells)} runs came to an end; {next(iter(failures.values()))}")
+            if test:
+                open_tests(executor, folder, problems, threads)
+            return write_outcome(folder, problems, cells, failures, test=test)
+    except InputError:
+        if fresh:
+            withdraw(folder, made)
+        raise

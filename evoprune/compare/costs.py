@@ -1,0 +1,95 @@
+"""Equal cost: how many epochs each method may take so that the ledgers agree, search and losers included.
+
+Searches cost what they cost; what can be stretched or shortened is the training of the network they return. The cost of a method
+is a straight line in its epochs, up to rounding, so two short trainings of one seed give it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from evoprune.compare.cells import Cell
+from evoprune.compare.folder import COSTS
+from evoprune.errors import InputError
+from evoprune.methods.registry import METHODS
+from evoprune.runs import read_json, write_json
+
+__all__ = ["DEAREST", "Costs", "aim", "check_target", "epochs_at", "equalised"]
+
+DEAREST = "dearest"
+"""The target where none is named: what the dearest method costs at each sparsity."""
+
+Price = Callable[[Sequence[Cell]], Iterable[tuple[Cell, float | None]]]
+
+
+class Costs:
+    """What one seed costs, by the kind of cell and by epochs; None where the method refuses so few. Kept in a file."""
+
+    def __init__(self, folder: Path, price: Price) -> None:
+        self.path, self.price = folder / COSTS, price
+        self.known: dict[str, dict[str, float | None]] = {}
+        if self.path.is_file():
+            self.known = dict(read_json(self.path, lost="what methods cost"))
+
+    def find(self, cells: Sequence[Cell]) -> None:
+        """Train the cells whose cost is not known yet, and write it down as they finish."""
+        missing = [cell for cell in cells if str(cell.options["epochs"]) not in self.known.get(cell.kind, {})]
+        for cell, cost in self.price(missing):
+            self.known.setdefault(cell.kind, {})[str(cell.options["epochs"])] = cost
+            write_json(self.path, self.known)
+
+    def of(self, cell: Cell) -> float | None:
+        """In epochs of the dense network."""
+        return self.known[cell.kind][str(cell.options["epochs"])]
+
+
+def check_target(target: str | float | None, methods: Sequence[str]) -> str | float | None:
+    """`None` for the usual epochs, `DEAREST`, a method among `methods`, or epochs of the dense network. Raises `InputError`."""
+    if target is None or target == DEAREST or target in methods:
+        return target
+    if isinstance(target, (str, bool)) or not 0 < target < math.inf:
+        names = ", ".join(methods)
+        raise InputError(
+            f"equal cost to {target!r} is not usable: give {DEAREST!r}, one of {names}, or epochs of the dense network"
+        )
+    return float(target)
+
+
+def equalised(cells: Sequence[Cell], epochs: int, target: str | float, costs: Costs) -> list[Cell]:
+    """The cells with as many epochs as bring each to the target; those of methods that prune nothing stay references.
+
+    epochs: the usual ones, at which "dearest" and the cost of a method are told. Costs are found with the first seed.
+    """
+    first = cells[0].seed
+    usual = [cell.lasting(epochs) for cell in cells if cell.seed == first and METHODS[cell.method].sparse]
+    costs.find(usual + [cell.lasting(2 * epochs) for cell in usual])
+    aims = {cell.kind: aim(cell, usual, target, costs) for cell in usual}
+    chosen = {cell.kind: epochs_at(aims[cell.kind], cell, epochs, costs) for cell in usual}
+    return [cell.lasting(chosen.get(cell.kind, epochs)) for cell in cells]
+
+
+def aim(cell: Cell, usual: Sequence[Cell], target: str | float, costs: Costs) -> float:
+    """What a cell should cost, in epochs of the dense network; `usual`: all cells of one seed at the usual epochs."""
+    if not isinstance(target, str):
+        return target
+    beside = [other for other in usual if (other.problem, other.sparsity) == (cell.problem, cell.sparsity)]
+    own = [other for other in beside if target in (DEAREST, other.method)] or [cell]
+    return max(cost for other in own if (cost := costs.of(other)) is not None)
+
+
+def epochs_at(target: float, cell: Cell, epochs: int, costs: Costs) -> int:
+    """Epochs at which the cell costs about `target`; the fewest that its method takes where that is still too much."""
+    low, high = costs.of(cell.lasting(epochs)), costs.of(cell.lasting(2 * epochs))
+    if low is None or high is None:
+        raise InputError(f"{cell.method} refuses {epochs} or {2 * epochs} epochs: give others")
+    slope = (high - low) / epochs
+    wanted = epochs + round((target - low) / slope)
+    if wanted >= epochs:
+        return wanted
+    for fewer in range(max(1, wanted), epochs):  # a method says itself how few it takes
+        costs.find([cell.lasting(fewer)])
+        if costs.of(cell.lasting(fewer)) is not None:
+            return fewer
+    return epochs

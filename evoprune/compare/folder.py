@@ -1,0 +1,139 @@
+"""The folder of a comparison: what may go on in it, and what is finished there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evoprune.compare.cells import Cell, Problems, common_options, own_options
+from evoprune.errors import InputError
+from evoprune.evidence.tables import prunes
+from evoprune.methods.registry import METHODS
+from evoprune.problems.problem import Problem
+from evoprune.runs import RESULT, Arguments, RunFolder, empty_folder, entries, read_json, read_result, remove_folders
+from evoprune.training.options import Training
+
+__all__ = [
+    "COSTS",
+    "LOG",
+    "RUNS",
+    "SETUP",
+    "find_folder",
+    "finished_runs",
+    "merged",
+    "missing_cells",
+    "run_folder",
+    "setup_of",
+    "withdraw",
+]
+
+FORMAT = 2
+SETUP, COSTS, LOG, RUNS = "compare.json", "costs.json", "log.txt", "runs"
+
+
+def setup_of(
+    methods: Sequence[str], problems: Problems, options: Mapping[str, Any], equal_cost: str | float | None
+) -> dict[str, Any]:
+    """What all runs share, and each method's own options; an option at its default is as good as none."""
+    defaults, common = Training(), common_options(options)
+    shared = {name: value for name, value in common.items() if name == "epochs" or value != getattr(defaults, name)}
+    own = {}
+    for name in methods:
+        given = own_options(METHODS[name], options)
+        own[name] = {key: given[key] for key in given if key not in common and given[key] != METHODS[name].options[key]}
+    described = {name: problem.with_seed(0).describe() for name, problem in problems.items()}
+    setup = {"format": FORMAT, "problems": described, "options": shared, "equal_cost": equal_cost, "methods": own}
+    return dict(json.loads(json.dumps(setup, default=repr)))
+
+
+def find_folder(out: str | os.PathLike[str] | None, cells: Sequence[Cell], setup: Mapping[str, Any]) -> Path:
+    """Where the comparison lies. Raises `InputError` for a folder that holds something else; touches nothing."""
+    if out is None:
+        identity = json.dumps([setup, [cell.name for cell in cells]], sort_keys=True).encode()
+        hashed = hashlib.blake2b(identity, digest_size=4).hexdigest()
+        return Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-compare-{hashed}"
+    folder = Path(out)
+    names = entries(folder)
+    if not names:
+        return folder
+    if SETUP not in names:
+        held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        raise InputError(f"{folder} is not a folder of a comparison (it holds {held}): choose another one with --out")
+    for told, before, asked in _differences(read_json(folder / SETUP, lost="what was compared"), setup):
+        raise InputError(
+            f"{folder} holds another comparison ({told}={before!r}, not {asked!r}): choose another folder with --out"
+        )
+    return folder
+
+
+def _differences(found: Mapping[str, Any], setup: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value there and value asked of whatever keeps the two apart; more methods and more problems do not."""
+    for name in ("format", "equal_cost"):
+        if found.get(name) != setup[name]:
+            yield name, found.get(name), setup[name]
+    yield from _changed(found.get("options"), setup["options"])
+    before = found.get("problems", {})
+    if ("" in before) != ("" in setup["problems"]):
+        yield "number of problems", "one" if "" in before else "several", "one" if "" in setup["problems"] else "several"
+    for part, held in (("problems", before), ("methods", found.get("methods", {}))):
+        for name, asked in setup[part].items():
+            if name in held:
+                yield from _changed(held[name], asked)
+
+
+def _changed(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    held = dict(before or {})
+    for name in {**asked, **held}:
+        if held.get(name) != asked.get(name):
+            yield name, held.get(name), asked.get(name)
+
+
+def merged(folder: Path, setup: Mapping[str, Any]) -> dict[str, Any]:
+    """The setup with the methods and problems that the folder holds already."""
+    if not (folder / SETUP).is_file():
+        return dict(setup)
+    before = read_json(folder / SETUP, lost="what was compared")
+    return {**setup, **{part: {**before[part], **setup[part]} for part in ("problems", "methods")}}
+
+
+def missing_cells(folder: Path, problems: Problems, cells: Sequence[Cell]) -> list[Cell]:
+    """The runs that are not finished yet. Raises `InputError` for a run of other arguments among them."""
+    wanted = {(cell.problem, cell.seed) for cell in cells}
+    seeded = {key: problems[key[0]].with_seed(key[1]) for key in wanted}
+    return [cell for cell in cells if run_folder(folder, seeded[cell.problem, cell.seed], cell).result() is None]
+
+
+def run_folder(folder: Path, problem: Problem, cell: Cell) -> RunFolder:
+    """Of one cell; `problem` has the cell's seed."""
+    return RunFolder(folder / RUNS / cell.name, Arguments.of(METHODS[cell.method], problem, cell.arguments))
+
+
+def finished_runs(folder: Path, problems: Problems) -> list[tuple[Cell, dict[str, Any]]]:
+    """Every run that is finished in the folder, those of earlier calls included: its cell (without options) and its result."""
+    found = []
+    for path in sorted((folder / RUNS).rglob(RESULT)):
+        problem = path.parent.parent.relative_to(folder / RUNS).as_posix()
+        result = read_result(path)
+        asked = result["sparsity"] if prunes(result["method"]) else None
+        cell = Cell(result["method"], asked, result["seed"], {}, "" if problem == "." else problem)
+        if cell.problem in problems and path.parent == folder / RUNS / cell.name:
+            found.append((cell, result))
+    return found
+
+
+def withdraw(folder: Path, made: list[Path]) -> None:
+    """A refused comparison leaves nothing behind, unless runs of more than one seed are finished.
+
+    Every method and sparsity has its turn in the first seed, so arguments are refused there; what goes wrong later is not
+    worth a night's runs.
+    """
+    finished = {path.parent.name.rpartition("-seed")[2] for path in (folder / RUNS).rglob(RESULT)}
+    if len(finished) > 1:
+        return
+    empty_folder(folder)
+    remove_folders(made)

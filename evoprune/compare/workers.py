@@ -1,0 +1,137 @@
+"""Processes that share the cells: as many as fit on the cores and in memory, each with its own number of threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from evoprune.compare.cells import Cell, Problems
+from evoprune.errors import InputError
+from evoprune.methods.registry import METHODS
+
+__all__ = ["check_workers", "fitting", "pool", "torch_threads"]
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+LIBRARIES = 600 * 2**20
+"""Bytes that a process holds before it has loaded anything: the libraries, their compiled kernels."""
+A_WEIGHT = 40
+"""Bytes a trained weight takes: value, gradient, two moments, index and order, in float32 and int64."""
+
+log = logging.getLogger("evoprune")
+
+
+def check_workers(workers: int | None, threads: int, cells: int) -> int:
+    """How many processes, at most one a cell; None takes cores // threads. Raises `InputError` for more than the cores carry."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for name, value in (("workers", 1 if workers is None else workers), ("threads", threads)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
+    most = max(1, cores // threads)
+    if workers is not None and workers * threads > max(cores, threads):
+        raise InputError(f"{workers} workers x {threads} threads do not fit on {cores} cores: give at most {most} workers")
+    return min(workers or most, cells)
+
+
+def fitting(workers: int, problems: Problems, cells: Sequence[Cell]) -> int:
+    """At most `workers`, as many as the free memory holds; says so when they are fewer."""
+    free = free_memory()
+    if workers == 1 or free is None or not cells:
+        return workers
+    size = max(need(problems, cell) for cell in cells)
+    fit = max(1, min(workers, int(0.9 * free // size)))
+    if fit < workers:
+        log.warning("%d workers in place of %d: each may take %.1f GB, and %.1f are free", fit, workers, size / 1e9, free / 1e9)
+    return fit
+
+
+def need(problems: Problems, cell: Cell) -> int:
+    """About how many bytes a process takes that trains the cell: libraries, data, and its population at its start."""
+    problem = problems[cell.problem]
+    data = sum(len(problem.split(name)) for name in ("train", "validation"))
+    sample = 4
+    for length in problem.input_shape:
+        sample *= length
+    options = {**METHODS[cell.method].options, **cell.options}
+    networks = max((int(options[name]) for name in ("k", "lambda_", "mu") if isinstance(options.get(name), int)), default=1)
+    kept = 1.0 if cell.sparsity is None else max(0.3, 1 - cell.sparsity)  # what dissipates starts with 30% or more
+    return LIBRARIES + 2 * data * sample + int(A_WEIGHT * networks * kept * problem.prunable)
+
+
+def free_memory() -> int | None:
+    """Bytes that new processes can take, the limit of a container included; None where the system does not say."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")]
+        found.append(int(line.split()[1]) * 1024)
+    with suppress(OSError, ValueError):
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(limit - used)
+    return min(found, default=None)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch keeps to `threads` threads in this block."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def pool(workers: int, threads: int) -> Iterator[Executor | None]:
+    """Spawned processes that keep to `threads` threads and end with this one, however it ends; None for a single worker."""
+    if workers == 1:
+        yield None
+        return
+    alive, held = Pipe(duplex=False)
+    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(alive,))
+    with _environment({name: str(threads) for name in THREADS}):
+        try:
+            yield executor
+        except BaseException:
+            held.close()  # running workers see the end of the pipe, and stop at once
+            raise
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+            held.close()
+            alive.close()
+
+
+def _start_worker(alive: Connection) -> None:
+    """Leave Ctrl-C to the parent, and end when the parent lets go of the pipe or is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        with suppress(EOFError, OSError):
+            alive.recv()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Processes started in this block inherit `values`."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
