@@ -33,6 +33,9 @@ def check(
     difference: Annotated[
         float | None, typer.Option(help="The smallest gain that matters.", show_default="0.002 of an accuracy, 2% of a loss")
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Search again too: survivors by lot, best of k, shuffled labels.")
+    ] = False,
     set_: Options = None,
     engine: Engine = "auto",
     device: Device = "auto",
@@ -54,7 +57,9 @@ def check(
         problem = Problem.from_description(described, data_root=data_root)
         options = {"engine": engine, "device": device, **parse_options(set_ or [], [])}
         with epochs_shown("check"):
-            found = check_ticket(folder, seeds=seeds, epochs=epochs, difference=difference, problem=problem, **options)
+            found = check_ticket(
+                folder, seeds=seeds, epochs=epochs, search=search, difference=difference, problem=problem, **options
+            )
         paths = found.save(folder)
         if json_:
             print(json.dumps({**found.as_dict(), "files": [str(path) for path in paths]}, allow_nan=False))

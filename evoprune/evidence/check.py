@@ -16,9 +16,10 @@ import numpy as np
 
 from evoprune import seeds as streams
 from evoprune.errors import InputError, TrainingFailed
-from evoprune.evidence.controls import CONTROLS, original, reference_counts
+from evoprune.evidence.controls import CONTROLS, Control, original, reference_counts
+from evoprune.evidence.search_controls import SEARCH_CONTROLS, search_controls_of
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
-from evoprune.evidence.verdict import DIFFERENCE, RELATIVE, Verdict, judge, table
+from evoprune.evidence.verdict import BETTER, DIFFERENCE, RELATIVE, WORSE, Verdict, judge, table
 from evoprune.files import atomic_write
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
@@ -93,6 +94,7 @@ def check(
     seeds: int = 5,
     epochs: int | None = None,
     controls: Sequence[str] | None = None,
+    search: bool = False,
     draws: int = 4,
     difference: float | None = None,
     problem: Problem | None = None,
@@ -103,7 +105,8 @@ def check(
 
     source: a ticket, or the folder of a run. seeds: times that everything is trained; each has its own batches and controls,
     and the networks of one seed train together as one population, on the same batches, which pairs them. epochs: of each; None
-    takes the ticket's. controls: names of `CONTROLS`; None takes all, those that the verdict needs are always trained.
+    takes the ticket's. controls: names of `CONTROLS` and `SEARCH_CONTROLS`; None takes all of the first, those that the verdict
+    needs are always trained. search: add all of the second that apply; each searches again, once a seed, at the ticket's cost.
     draws: fresh masks with the ticket's layer counts for each seed, the null distribution. difference: the smallest gain that
     matters, in units of the score; None takes 0.002 of an accuracy (0.2 points), 2% of a loss. problem: needed for a ticket
     from a file whose model or data have no name. training: options of `Training` that differ from the ticket's own.
@@ -121,7 +124,7 @@ def check(
     streams.check_seed(seed)
     ticket = _ticket(source, problem)
     counts_chosen = reference_counts(ticket) != ticket.mask.counts  # refuses a ticket without a choice, before any work
-    chosen = _chosen(controls)
+    chosen = _chosen(controls, search_controls_of(ticket) if search else ())
     horizon = epochs or _epochs(ticket)
     options = {**ticket.provenance.get("training", {}), **training}
     rows: list[dict[str, Any]] = []
@@ -152,13 +155,19 @@ def _ticket(source: Ticket | str | os.PathLike[str], problem: Problem | None) ->
     return found
 
 
-def _chosen(controls: Sequence[str] | None) -> list[str]:
+def _chosen(controls: Sequence[str] | None, more: Sequence[str]) -> list[str]:
     if isinstance(controls, str):
         raise InputError(f"controls={controls!r} is not usable: give names in a list, as in [{controls!r}]")
-    names = list(CONTROLS) if controls is None else list(dict.fromkeys([*NEEDED, *controls]))
+    names = list(CONTROLS) if controls is None else [*NEEDED, *controls]
+    names = list(dict.fromkeys([*names, *more]))
     for name in names:
-        CONTROLS[name]
+        _control(name)
     return names
+
+
+def _control(name: str) -> Control:
+    """By its name. Raises `UnknownName`."""
+    return SEARCH_CONTROLS[name] if name in SEARCH_CONTROLS else CONTROLS[name]
 
 
 def _epochs(ticket: Ticket) -> int:
@@ -171,7 +180,7 @@ def _networks(ticket: Ticket, controls: Sequence[str], number: int, draws: int, 
     yield TICKET, 0, original(ticket)
     for name in controls:
         for draw in range(draws if name == "fresh_counts" else 1):
-            yield name, draw, CONTROLS[name](ticket, streams.derive(seed, "check", number, draw))
+            yield name, draw, _control(name)(ticket, streams.derive(seed, "check", number, draw))
 
 
 def _train(
@@ -249,8 +258,22 @@ def _judged(
     verdict = judge(gains, counts_chosen=counts_chosen, difference=smallest)
     fresh = sign * frame[frame["control"] == "fresh_counts"]["score"].dropna()
     reached = f"{int((fresh >= np.nanmean(own)).sum())} of {len(fresh)} fresh masks reach its mean"
-    verdict = replace(verdict, because=f"{verdict.because}; {reached}")
+    told = [f"{verdict.because}; {reached}", *_of_the_search({row["control"]: str(row["ticket_is"]) for row in shown})]
+    verdict = replace(verdict, because="; ".join(told))
     return Check(frame, pd.DataFrame(shown), verdict, smallest, seeds, epochs, about)
+
+
+def _of_the_search(words: dict[str, str]) -> Iterator[str]:
+    """What the controls of the search add to the reason."""
+    meaning = {
+        "random_selection": "the same search with survivors drawn by lot",
+        "best_of_k": "the best of as many random masks as it cost",
+        "shuffled_labels": "the same search on shuffled labels",
+    }
+    for name, what in meaning.items():
+        if name in words:
+            word = words[name] if words[name] in (BETTER, WORSE) else "not shown to differ"
+            yield f"{word} {'from' if word not in (BETTER, WORSE) else 'than'} {what}"
 
 
 def _row(name: str, own: pd.DataFrame, gain: Interval, p: float, word: str) -> dict[str, Any]:

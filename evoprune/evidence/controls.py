@@ -26,7 +26,7 @@ from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
 
-__all__ = ["CONTROLS", "REFERENCE", "Control", "fresh_counts", "original", "reference_counts"]
+__all__ = ["CONTROLS", "REFERENCE", "Control", "fresh_counts", "original", "reference_counts", "rewired"]
 
 Control = Callable[[Ticket, int], Ticket]
 Weights = dict[str, Tensor]
@@ -42,13 +42,13 @@ REFERENCE = "erk"
 @CONTROLS.register("fresh_counts")
 def fresh_counts(ticket: Ticket, seed: int) -> Ticket:
     """A fresh random mask with the ticket's layer counts: one draw of the null distribution."""
-    return _rewired(ticket, random_of_counts(ticket.mask.space, ticket.mask.counts, _rng(seed, "fresh_counts")), "fresh_counts")
+    return rewired(ticket, random_of_counts(ticket.mask.space, ticket.mask.counts, _rng(seed, "fresh_counts")), "fresh_counts")
 
 
 @CONTROLS.register("fresh_random")
 def fresh_random(ticket: Ticket, seed: int) -> Ticket:
     """A fresh random mask of the ticket's size with layer counts that no search chose: what `random` would train."""
-    return _rewired(
+    return rewired(
         ticket, random_of_counts(ticket.mask.space, reference_counts(ticket), _rng(seed, "fresh_random")), "fresh_random"
     )
 
@@ -58,7 +58,7 @@ def shuffle_layers(ticket: Ticket, seed: int) -> Ticket:
     """Survivors move anywhere within their layer; layer counts are kept."""
     rng, space = _rng(seed, "shuffle_layers"), ticket.mask.space
     moved = [np.sort(rng.permutation(size)[:count]) for size, count in zip(space.sizes, ticket.mask.counts, strict=True)]
-    return _rewired(ticket, Mask(space, moved), "shuffle_layers")
+    return rewired(ticket, Mask(space, moved), "shuffle_layers")
 
 
 @CONTROLS.register("shuffle_units")
@@ -69,7 +69,7 @@ def shuffle_units(ticket: Ticket, seed: int) -> Ticket:
         _within_rows(rng, survivors, size // shape[0])
         for survivors, size, shape in zip(ticket.mask.survivors, space.sizes, space.shapes, strict=True)
     ]
-    return _rewired(ticket, Mask(space, layers), "shuffle_units")
+    return rewired(ticket, Mask(space, layers), "shuffle_units")
 
 
 @CONTROLS.register("shuffle_all")
@@ -79,7 +79,7 @@ def shuffle_all(ticket: Ticket, seed: int) -> Ticket:
     every = random_subset(_rng(seed, "shuffle_all"), space.prunable, ticket.mask.count)
     ends = np.cumsum(space.sizes)
     parts = np.split(every, np.searchsorted(every, ends[:-1]))
-    return _rewired(
+    return rewired(
         ticket,
         Mask(space, [part - (end - size) for part, end, size in zip(parts, ends, space.sizes, strict=True)]),
         "shuffle_all",
@@ -98,7 +98,7 @@ def invert(ticket: Ticket, seed: int) -> Ticket:
         first = removed[random_subset(rng, len(removed), min(count, len(removed)))]
         rest = survivors[random_subset(rng, count, max(0, count - len(removed)))]
         layers.append(np.sort(np.concatenate([first, rest])))
-    return _rewired(ticket, Mask(ticket.mask.space, layers), "invert")
+    return rewired(ticket, Mask(ticket.mask.space, layers), "invert")
 
 
 # ---- the same mask, other initial weights -------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def _prepared(ticket: Ticket, problem: Problem, mask: Mask, weights: Weights) ->
     return ready
 
 
-def _rewired(ticket: Ticket, mask: Mask, name: str) -> Ticket:
+def rewired(ticket: Ticket, mask: Mask, name: str) -> Ticket:
     """Another mask on the same initial weights; those that are made for a mask are made for this one."""
     problem, training = ticket._problem(f"the control {name!r}"), _training(ticket)
     start = _prepared(ticket, problem, mask, problem.initial_weights())

@@ -14,17 +14,21 @@ from evoprune.evidence.statistics import Interval, holm, seeds_needed
 
 __all__ = [
     "ALPHA",
+    "BETTER",
     "DIFFERENCE",
     "LAYERS",
+    "NOTHING",
     "RANDOM",
     "RELATIVE",
     "SEEDS",
     "WEIGHTS",
     "WIRING",
+    "WORSE",
     "Verdict",
     "judge",
     "need",
     "said",
+    "table",
     "wording",
 ]
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from evoprune import seeds
 from evoprune.errors import InputError, UnknownName
 from evoprune.problems.arrays import Array, Arrays, from_mapping
 from evoprune.problems.datasets import DATASETS
@@ -46,6 +47,24 @@ class Data:
         """The same inputs, to be reconstructed."""
         train, validation, test = (Split(split.inputs, None) for split in self.splits.values())
         return replace(self, train=train, validation=validation, test=test, classes=None)
+
+    def with_shuffled_labels(self, seed: int) -> Data:
+        """Labels of the training and of the validation samples change places, each among themselves."""
+
+        def shuffled(name: str) -> Split:
+            split = self.splits[name]
+            assert split.targets is not None
+            order = seeds.generator(seed, "shuffled labels", name).permutation(len(split))
+            return Split(split.inputs, split.targets[torch.from_numpy(order)])
+
+        return replace(
+            self,
+            name=f"{self.name}, shuffled labels",
+            train=shuffled("train"),
+            validation=shuffled("validation"),
+            digest=f"{self.digest} shuffled {seed}",
+            source=None,
+        )
 
     @property
     def labels(self) -> str:

@@ -130,6 +130,19 @@ class Problem:
         other._fingerprint = None
         return other
 
+    def with_shuffled_labels(self, seed: int) -> Problem:
+        """The same problem with the labels of its training and validation samples in random order: nothing is left to learn.
+
+        The test split is kept. Raises `InputError` for what is no classification.
+        """
+        if self.task != CLASSIFICATION:
+            raise InputError(f"{self.data_name} has no class labels to shuffle: use a classification")
+        other = copy.copy(self)
+        other._data = self._data.with_shuffled_labels(seeds.check_seed(seed))
+        other.test_openings = []
+        other._fingerprint = None
+        return other
+
     # ---- data ---------------------------------------------------------------------------------------------------
 
     @property
