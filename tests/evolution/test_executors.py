@@ -200,6 +200,32 @@ def test_ray_loses_a_worker_and_a_node_and_no_result(expected: list[Any], tmp_pa
         cluster.shutdown()
 
 
+@needs_ray
+@pytest.mark.slow
+def test_ray_gives_every_actor_a_gpu_of_its_own(expected: list[Any]) -> None:
+    """A cluster that says it has two GPUs: Ray counts what it is told, and hides from an actor all GPUs but its own."""
+    import ray
+
+    from evoprune.evolution.executors.ray import RayExecutor
+
+    try:
+        ray.init(num_cpus=3, num_gpus=2, log_to_driver=False, include_dashboard=False)
+        with pytest.raises(InputError, match="no node of the Ray cluster has 1 CPU, 3 GPU"):
+            RayExecutor(gpus=3)
+        with pytest.raises(InputError, match="gpus=-1"):
+            RayExecutor(gpus=-1)
+        assert RayExecutor(gpus=0.5).workers == 4
+        executor = RayExecutor(gpus=1)
+        assert executor.workers == 2
+        toolbox = made(executor, chunk=4, device="cpu")
+        assert generation(toolbox) == expected
+        seen = [ray.get(actor.gpus.remote()) for actor in executor._idle]
+        assert sorted(seen) == ["0", "1"], "two actors on one GPU, or an actor that sees both"
+        toolbox.map.close()
+    finally:
+        ray.shutdown()
+
+
 def _actors() -> Iterator[int]:
     """Processes of actors on this machine."""
     for process in psutil.process_iter(["pid", "cmdline"]):

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import socket
 import time
 from collections import deque
@@ -39,6 +41,10 @@ class _Worker:
     def ready(self) -> bool:
         return True
 
+    def gpus(self) -> str:
+        """The GPUs that this process sees, as CUDA reads them."""
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
     def plan(self) -> tuple[str, int]:
         return self.trainer.plan()
 
@@ -49,6 +55,8 @@ class _Worker:
 class RayExecutor:
     """`workers` actors of `threads` threads and `gpus` GPUs (a share, as 0.5, lets two have one) on a Ray cluster.
 
+    workers: None takes as many as the cluster's GPUs have room for, one a GPU with `gpus=1`, and 2 without GPUs. An actor sees no
+    GPU but its own, so `device="cuda"` or "auto" means that one.
     address: of a running cluster ("auto" finds it; "ray://host:10001" from outside). None uses the one this process is
     connected to, and else starts one on this machine. The problem is sent once to every node; a sub-batch is masks (4 bytes a
     survivor) and, where weights are inherited, the parents' values. resources: of Ray, for every actor.
@@ -60,7 +68,7 @@ class RayExecutor:
 
     def __init__(
         self,
-        workers: int = 2,
+        workers: int | None = None,
         *,
         threads: int = 1,
         gpus: float = 0,
@@ -68,13 +76,16 @@ class RayExecutor:
         resources: dict[str, float] | None = None,
         patience: float = 300,
     ) -> None:
-        for name, value in {"workers": workers, "threads": threads}.items():
+        for name, value in {"workers": 2 if workers is None else workers, "threads": threads}.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
-        self.workers, self.threads, self.gpus, self.patience = workers, threads, gpus, patience
+        if isinstance(gpus, bool) or not isinstance(gpus, (int, float)) or not 0 <= gpus < math.inf:
+            raise InputError(f"gpus={gpus!r} is not usable: give GPUs an actor, >= 0")
+        self.threads, self.gpus, self.patience = threads, gpus, patience
         self.resources = dict(resources or {})
         self._ray = _connect(address)
         self._check_room()
+        self.workers = self._room() if workers is None else workers
         self._idle: list[Any] = []
         self._starting: dict[Any, Any] = {}
         self._trainer: Trainer | None = None
@@ -87,6 +98,13 @@ class RayExecutor:
         if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
             asked = ", ".join(f"{amount:g} {name}" for name, amount in wanted.items() if amount)
             raise InputError(f"no node of the Ray cluster has {asked}: lower threads= or gpus=, or add a node")
+
+    def _room(self) -> int:
+        """Actors that the GPUs of the cluster have room for."""
+        if not self.gpus:
+            return 2
+        nodes = [node["Resources"].get("GPU", 0) for node in self._ray.nodes() if node["Alive"]]
+        return max(1, sum(int(gpus / self.gpus + 1e-9) for gpus in nodes))
 
     def plan(self, trainer: Trainer) -> tuple[str, int]:
         actor = self._actor(trainer)
