@@ -8,7 +8,7 @@ device: the order of the epoch, the position in it, and the schedule.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +39,10 @@ class Recorded:
         batches, device = population.batches, population.device
         self.record = record
         self.order = torch.zeros((batches.per_epoch, batches.size), dtype=torch.int64, device=device)
-        self.position, self.clock = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+        self.rates = torch.zeros(batches.per_epoch, dtype=torch.float32, device=device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.taken = 0
         self.refused = False
-        self._rates: Tensor | None = None
         self._replays: tuple[Replay, Replay | None] | None = None
         self._places: tuple[Any, int] = (None, -1)
 
@@ -72,9 +72,6 @@ class Recorded:
 
     def _try(self, population: Population) -> None:
         """Record; a step that cannot be recorded has changed nothing, and goes on singly."""
-        total = population.horizon * population.batches.per_epoch
-        rates = [population.rate(step) for step in range(total)]
-        self._rates = torch.tensor(rates, dtype=torch.float32, device=population.device)
         lr = population.optimizer.param_groups[0]["lr"]
         try:
             gradients, pool = self.record(lambda: self._gradients(population), None)
@@ -94,19 +91,15 @@ class Recorded:
         population._gradients(inputs, targets, seeded=False)
 
     def _update(self, population: Population, lr: Tensor) -> None:
-        assert self._rates is not None
-        lr.copy_(self._rates.index_select(0, self.clock)[0])
+        lr.copy_(self.rates.index_select(0, self.position)[0])
         population._update()
         self.position.add_(1)
-        self.clock.add_(1)
 
     def _replay(self, population: Population, order: Tensor) -> None:
         assert self._replays is not None
         gradients, update = self._replays
         if self._places[0] is not order or self._places[1] != population.steps:  # a new epoch, or steps were taken elsewhere
-            self.order.copy_(order)
-            self.position.fill_(population.steps % len(order))
-            self.clock.fill_(population.steps)
+            self._place(population.steps % len(order), order, [population.rate(step) for step in self._epoch(population)])
         gradients()
         if population.trace.sums:
             population.trace.accumulate()
@@ -117,6 +110,18 @@ class Recorded:
             population._update()
             self.position.add_(1)
         self._places = order, population.steps + 1
+
+
+    def _epoch(self, population: Population) -> range:
+        """Global steps of the running epoch."""
+        first = population.steps - population.steps % len(self.order)
+        return range(first, first + len(self.order))
+
+    def _place(self, position: int, order: Tensor, rates: Sequence[float]) -> None:
+        """Put what the steps of an epoch read onto the device."""
+        self.order.copy_(order)
+        self.rates.copy_(torch.tensor(rates, dtype=torch.float32))
+        self.position.fill_(position)
 
 
 def _drew(population: Population) -> bool:
