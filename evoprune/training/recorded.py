@@ -111,7 +111,6 @@ class Recorded:
             self.position.add_(1)
         self._places = order, population.steps + 1
 
-
     def _epoch(self, population: Population) -> range:
         """Global steps of the running epoch."""
         first = population.steps - population.steps % len(self.order)
