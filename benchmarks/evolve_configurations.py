@@ -1,10 +1,10 @@
 """Configurations of `evolve` at about equal cost, judged on validation data: where its defaults come from.
 
-    python benchmarks/evolve_configurations.py [--seeds 3] [--finalists 6] [--more 7] [--json FILE]
+    python benchmarks/evolve_configurations.py [--seeds 3] [--finalists 2] [--more 5] [--json FILE]
 
 lenet-300-100 on Fashion-MNIST at 98 and 99%, 10 epochs of the returned network. The score is the validation accuracy of the
-returned network at its last epoch; the test split stays closed. Every configuration gets `--seeds` seeds, the best
-`--finalists` get `--more` others as well, and the best mean over all of these is the choice, which `evolve.py` judges on other
+returned network at its last epoch; the test split stays closed. Every configuration gets `--seeds` seeds (those of `PROBES`, slow
+ones, the first alone), the best `--finalists` get `--more` others as well, and the best mean over all of these is the choice, which `evolve.py` judges on other
 seeds and on test data. Each configuration searches for about 60 epochs of training; the mean cost in the ledger stands beside
 its score. `kstarts` by validation loss, with as many starts as cost what the default costs (`evolve.py` works them out), is the
 rival. Rows are written as they come, and the command run again goes on.
@@ -50,6 +50,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "plain (4 + 4), 7 generations": {"form": "plain", "mu": 4, "lambda_": 4, "ngen": 7},
 }
 """By name; "default" is what `evolve` does without options: (1, 4), 15 generations, one epoch, share .3, inherited weights."""
+PROBES = ("(1, 1), 60 generations", "(1, 1), 60 generations, share .2", "(1, 2), 30 generations, share .2")
 
 
 def measure(problem: ep.Problem, sparsity: float, seed: int, configuration: str) -> dict[str, Any]:
@@ -90,17 +91,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=10)
-    parser.add_argument("--finalists", type=int, default=6)
-    parser.add_argument("--more", type=int, default=7, help="further seeds of each finalist")
+    parser.add_argument("--finalists", type=int, default=2)
+    parser.add_argument("--more", type=int, default=5, help="further seeds of each finalist")
     parser.add_argument("--json", type=Path, help="where to write the result")
     arguments = parser.parse_args()
     problem = ep.Problem("lenet-300-100", "fashion-mnist")
     what = f"lenet-300-100, fashion-mnist, {EPOCHS} epochs, validation accuracy of the returned network"
     end = arguments.first_seed + arguments.seeds
-    every = wanted([*CONFIGURATIONS, "kstarts"], range(arguments.first_seed, end))
+    every = wanted([*CONFIGURATIONS, "kstarts"], [arguments.first_seed])
+    every += wanted([name for name in (*CONFIGURATIONS, "kstarts") if name not in PROBES], range(arguments.first_seed + 1, end))
     rows = collect(every, lambda **one: measure(problem, **one), what, arguments.json)
-    finalists = [entry["configuration"] for entry in table(rows) if entry["configuration"] != "kstarts"][: arguments.finalists]
-    every += wanted([*finalists, "kstarts"], range(end, end + arguments.more))
+    ranked = [entry["configuration"] for entry in table(rows) if entry["configuration"] not in ("kstarts", *PROBES)]
+    every += wanted(ranked[: arguments.finalists], range(end, end + arguments.more))
     rows = collect(every, lambda **one: measure(problem, **one), what, arguments.json)
     result = {
         "command": f"python benchmarks/evolve_configurations.py --seeds {arguments.seeds} --first-seed {arguments.first_seed} "
