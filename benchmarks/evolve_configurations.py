@@ -1,13 +1,13 @@
 """Configurations of `evolve` at about equal cost, judged on validation data: where its defaults come from.
 
-    python benchmarks/evolve_configurations.py [--seeds 3] [--finalists 2] [--more 5] [--json FILE]
+    python benchmarks/evolve_configurations.py [--seeds 3] [--finalists 3] [--more 4] [--json FILE]
 
 lenet-300-100 on Fashion-MNIST at 98 and 99%, 10 epochs of the returned network. The score is the validation accuracy of the
-returned network at its last epoch; the test split stays closed. Every configuration gets `--seeds` seeds (those of `PROBES`, slow
-ones, the first alone), the best `--finalists` get `--more` others as well, and the best mean over all of these is the choice, which `evolve.py` judges on other
-seeds and on test data. Each configuration searches for about 60 epochs of training; the mean cost in the ledger stands beside
-its score. `kstarts` by validation loss, with as many starts as cost what the default costs (`evolve.py` works them out), is the
-rival. Rows are written as they come, and the command run again goes on.
+returned network at its last epoch; the test split stays closed. Every configuration gets `--seeds` seeds (those of `PROBES`,
+slow ones, the first alone), the best `--finalists` get `--more` others as well, and the best mean over all of these is the
+choice, which `evolve.py` judges on other seeds and on test data. Each configuration searches for about 60 epochs of training;
+the mean cost in the ledger stands beside its score. `kstarts` by validation loss, with as many starts as cost what the default
+costs (`evolve.py` works them out), is the rival. Rows are written as they come, and the command run again goes on.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=10)
-    parser.add_argument("--finalists", type=int, default=2)
-    parser.add_argument("--more", type=int, default=5, help="further seeds of each finalist")
+    parser.add_argument("--finalists", type=int, default=3)
+    parser.add_argument("--more", type=int, default=4, help="further seeds of each finalist")
     parser.add_argument("--json", type=Path, help="where to write the result")
     arguments = parser.parse_args()
     problem = ep.Problem("lenet-300-100", "fashion-mnist")
