@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import collect, save
+from _rows import collect, save
 
 import evoprune as ep
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import collect, save
+from _rows import collect, save
 
 import evoprune as ep
 from evoprune.evolution.assess import initial_population
