@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,11 +183,42 @@ def test_a_population_trains_selects_and_prunes_as_with_the_dense_engine(build: 
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
 
+def test_sparse_on_a_gpu_is_this_engine_and_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = dense_layers(4, 3, 2)
+    options: dict[str, Any] = {"batch_size": 4, "device": torch.device("cuda"), "dtype": torch.float32}
+    assert isinstance(ENGINES["sparse"](model, MaskSpace.of(model), **options), BlockEngine)
+    monkeypatch.setitem(sys.modules, "evoprune.training.engines.blocks", None)
+    with pytest.raises(UnsupportedLayer, match=r"pip install triton, or use engine='dense'"):
+        ENGINES["sparse"](model, MaskSpace.of(model), **options)
+
+
+def test_without_the_interpreter_a_cpu_is_refused() -> None:
+    script = (
+        "import torch; from evoprune.masks.space import MaskSpace; from evoprune.training.engines.blocks import BlockEngine\n"
+        "model = torch.nn.Linear(3, 2)\n"
+        "BlockEngine(model, MaskSpace.of(model), batch_size=2, device=torch.device('cpu'), dtype=torch.float32)"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "0"}
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, env=environment)
+    assert "UnsupportedLayer: these kernels run on CUDA, not on cpu: use device='cuda', or engine='dense'" in done.stderr
+
+
 def test_what_it_cannot_run_is_named() -> None:
     with pytest.raises(UnsupportedLayer, match="momentum=None"):
         trained(BlockEngine, Mixed().double(), masks_of(MaskSpace.of(Mixed()), 1, 0.5), torch.randn(2, 2, 13, 13).double())
     with pytest.raises(UnsupportedLayer, match="engine='dense'"):
         engine_of(BlockEngine, nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 2)))
+
+
+def test_the_kernels_compile_for_gpus(tmp_path: Path) -> None:
+    """Triton's compiler needs no GPU; what the interpreter lets pass, types that change in a loop for one, it refuses."""
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
+    script = [sys.executable, str(Path(__file__).with_name("compiled_blocks.py"))]
+    done = subprocess.run(script, check=False, capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 0, done.stderr[-1000:]
+    lines = done.stdout.split("\n")[:-1]
+    assert len(lines) == 9
+    assert all(int(line.split()[-1]) > 1000 for line in lines), "no machine code"
 
 
 def test_results_are_the_same_bits_every_time_and_for_every_chunk() -> None:

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import triton
 from torch import Tensor, nn
+from triton.runtime import JITFunction
 
 from evoprune.errors import InputError, UnsupportedLayer
 from evoprune.masks.mask import Indices
 from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import Chunk, Engine
 from evoprune.training.engines.blocks.layer import Layer
+from evoprune.training.engines.blocks.product import product
 from evoprune.training.engines.blocks.run import check, closed_values, run
 from evoprune.training.engines.dense import DenseEngine
 from evoprune.training.engines.sparse.lowering import Network, Trace
@@ -41,7 +42,7 @@ class BlockEngine(Engine):
 
     def __init__(self, model: nn.Module, space: MaskSpace, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(model, space, batch_size=batch_size, device=device, dtype=dtype)
-        if torch.device(device).type != "cuda" and not triton.knobs.runtime.interpret:
+        if torch.device(device).type != "cuda" and isinstance(product, JITFunction):
             raise UnsupportedLayer(f"these kernels run on CUDA, not on {device}: use device='cuda', or engine='dense'")
         self.traces = {training: Trace(model, training) for training in (True, False)}
         self._networks: dict[tuple[bool, tuple[int, ...]], Network] = {}
