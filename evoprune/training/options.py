@@ -162,6 +162,8 @@ class Training:
     def resolved_device(self) -> torch.device:
         """The torch device. Raises `InputError` for one that is not there, or cannot compute in `precision`."""
         device = self._found_device()
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         check_precision(self.precision, device)
         return device
 

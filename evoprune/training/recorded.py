@@ -7,6 +7,7 @@ device: the order of the epoch, the position in it, and the schedule.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ WARM = 3
 """Steps of a layout that run singly before it is recorded: libraries and the optimizer's state set themselves up in them."""
 
 Replay = Callable[[], Any]
-Recorder = Callable[[Callable[[], None], Any], tuple[Replay, Any]]
+Recorder = Callable[[Callable[[], None], Any, torch.device], tuple[Replay, Any]]
 
 
 class Recorded:
@@ -74,8 +75,9 @@ class Recorded:
         """Record; a step that cannot be recorded has changed nothing, and goes on singly."""
         lr = population.optimizer.param_groups[0]["lr"]
         try:
-            gradients, pool = self.record(lambda: self._gradients(population), None)
-            update = self.record(lambda: self._update(population, lr), pool)[0] if isinstance(lr, Tensor) else None
+            gradients, pool = self.record(lambda: self._gradients(population), None, population.device)
+            fused = isinstance(lr, Tensor)
+            update = self.record(lambda: self._update(population, lr), pool, population.device)[0] if fused else None
         except RuntimeError as error:
             self._refuse(str(error).splitlines()[0] if str(error) else type(error).__name__)
         else:
@@ -142,20 +144,26 @@ def _aside(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    main, own = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    main, own = torch.cuda.current_stream(device), _stream(device)
     own.wait_stream(main)
     with torch.cuda.stream(own):
         yield
     main.wait_stream(own)
 
 
-def _cuda_graph(call: Callable[[], None], pool: Any) -> tuple[Replay, Any]:
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings of a device: libraries keep memory for every stream that they ever met."""
+    return torch.cuda.Stream(device)
+
+
+def _cuda_graph(call: Callable[[], None], pool: Any, device: torch.device) -> tuple[Replay, Any]:
     """`call` as a CUDA graph, and the memory that a later graph may share; `call` itself computes nothing."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=_stream(device)):
         call()
     return graph.replay, graph.pool()
 
 
 RECORDERS: dict[str, Recorder] = {"cuda": _cuda_graph}
-"""By device type: (call, memory to share) -> (replay, memory it holds)."""
+"""By device type: (call, memory to share, device) -> (replay, memory it holds)."""

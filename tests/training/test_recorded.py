@@ -18,7 +18,7 @@ from evoprune.training.recorded import RECORDERS
 from tests.tiny import Residual, dropped, images, mlp, own
 
 
-def _keep(call: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any]:
+def _keep(call: Callable[[], None], pool: Any, device: torch.device) -> tuple[Callable[[], None], Any]:
     return call, pool
 
 
@@ -90,7 +90,7 @@ def test_a_step_that_draws_random_numbers_is_not_recorded_and_says_so(caplog: py
 def test_a_recording_that_fails_loses_nothing_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(call: Callable[[], None], pool: Any) -> tuple[Callable[[], None], Any]:
+    def fails(call: Callable[[], None], pool: Any, device: torch.device) -> tuple[Callable[[], None], Any]:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setitem(RECORDERS, "cpu", fails)
