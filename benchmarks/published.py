@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ import pandas as pd
 
 import evoprune as ep
 from evoprune.masks.mask import Mask
+from evoprune.methods.dissipate_regrow import NEARLY_DENSE, dissipate, regrow
 from evoprune.methods.gradual_magnitude import prune_gradually
 from evoprune.methods.imp import next_round, rounds, train_to_rewinding_point
 from evoprune.methods.rigl import rewire_by_gradient
@@ -73,6 +75,8 @@ def mask_of(method: str, problem: ep.Problem, sparsity: float, seed: int) -> tup
         return ep.scorers[method].select(problem, sparsity=sparsity, seed=seed, device="cpu")
     if method in ("imp", "gradual_magnitude"):
         return Mask.full(problem.space), ep.Ledger()
+    if method == "dissipate_regrow":
+        sparsity = 1 - NEARLY_DENSE
     allocation = "uniform" if method == "random_uniform" else "erk"
     return ep.random_mask(problem.space, sparsity=sparsity, allocation=allocation, seed=seed), ep.Ledger()
 
@@ -87,6 +91,9 @@ TOGETHER: dict[str, Callable[[ep.Population, float], ep.Population]] = {
     "set": lambda generation, sparsity: rewire_at_random(generation),
     "rigl": lambda generation, sparsity: rewire_by_gradient(generation),
     "gradual_magnitude": prune_gradually,
+    "dissipate_regrow": lambda generation, sparsity: regrow(
+        dissipate(generation, generation.problem.space.budget(sparsity), max(1, generation.horizon // 4))
+    ),
 }
 ONE_BY_ONE = ("kstarts", "dissipating", "combined")
 
@@ -203,20 +210,44 @@ def append(path: Path, rows: Rows) -> None:
         writer.writerows(rows)
 
 
-def table(path: Path, epochs: int) -> str:
-    """Mean test accuracy in % (and its standard deviation over seeds) of each method and sparsity, the published ones beside."""
+def compared(path: Path, epochs: int = 100) -> Rows:
+    """One row a cell of the file and one a published value that has none: accuracies in %, their difference, the cost.
+
+    Keys method, sparsity, seeds, mean, sd (of the seeds; NaN for one), published, difference, dense_equivalent_epochs (a seed).
+    """
     frame = pd.read_csv(path)
     frame = frame[frame["epochs"] == epochs]
-    lines = [f"{'test accuracy, %':22}" + "".join(f"{f'{100 * s:g}':>22}" for s in sorted(frame["sparsity"].unique()))]
-    for method in [*frame["method"].unique(), *(name for name in PUBLISHED if name not in set(frame["method"]))]:
-        entries = []
-        for sparsity in sorted(frame["sparsity"].unique()):
-            own = 100 * frame[(frame["method"] == method) & (frame["sparsity"] == sparsity)]["test_accuracy"]
-            mine = f"{own.mean():.2f} ± {own.std(ddof=1) if len(own) > 1 else 0:.2f}" if len(own) else "-"
-            theirs = PUBLISHED.get(method, {}).get(sparsity)
-            entries.append(mine if theirs is None else f"{mine} [{theirs:g}]")
-        lines.append(f"{method:22}" + "".join(f"{entry:>22}" for entry in entries))
-    return "\n".join([*lines, "[published]"])
+    order = list(dict.fromkeys([*TOGETHER, *ONE_BY_ONE, "imp", *PUBLISHED]))
+    cells = {*frame[["method", "sparsity"]].itertuples(index=False, name=None)}
+    cells |= {(name, sparsity) for name, values in PUBLISHED.items() for sparsity in values}
+    rows = []
+    for method, sparsity in sorted(cells, key=lambda cell: (cell[1], order.index(cell[0]))):
+        own = frame[(frame["method"] == method) & (frame["sparsity"] == sparsity)]
+        mean, theirs = 100 * own["test_accuracy"].mean(), PUBLISHED.get(method, {}).get(sparsity, math.nan)
+        rows.append(
+            {
+                "method": method,
+                "sparsity": sparsity,
+                "seeds": len(own),
+                "mean": mean,
+                "sd": 100 * own["test_accuracy"].std(ddof=1),
+                "published": theirs,
+                "difference": mean - theirs,
+                "dense_equivalent_epochs": own["dense_equivalent_epochs"].mean(),
+            }
+        )
+    return rows
+
+
+def table(path: Path, epochs: int) -> str:
+    """Mean test accuracy in % ± its standard deviation over seeds, for reading in a terminal."""
+    lines = [f"{'method':20}{'sparsity':>9}{'seeds':>6}{'test %':>16}{'published':>10}{'difference':>11}"]
+    lines += [
+        f"{row['method']:20}{row['sparsity']:>9}{row['seeds']:>6}{row['mean']:>9.2f} ± {row['sd']:4.2f}"
+        f"{row['published']:>10.2f}{row['difference']:>11.2f}".replace("nan", "  -")
+        for row in compared(path, epochs)
+    ]
+    return "\n".join(lines)
 
 
 def main() -> None:

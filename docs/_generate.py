@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 
-from _results import benchmark_pages, headline, pictures  # noqa: E402
+from _results import benchmark_pages, headline, pictures, published  # noqa: E402
 from _scaling import SCALING  # noqa: E402
 from _tables import table  # noqa: E402
 
@@ -462,6 +462,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "operator-index": operator_index,
     "operators": operators,
     "public-names": public_names,
+    "published": published,
     "rules": rules,
     "training-options": training_options,
     **SCALING,

@@ -6,6 +6,7 @@ import ast
 import csv
 import json
 import math
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ MOST = 60
 MANY = 15
 """Rows above which a raw table is folded."""
 
-__all__ = ["benchmark_pages", "headline", "pictures"]
+__all__ = ["benchmark_pages", "headline", "pictures", "published"]
 
 Row = Mapping[str, Any]
 
@@ -51,6 +52,36 @@ def headline() -> str:
 def pictures() -> dict[str, Path]:
     """Pictures of the comparisons, by their place in the site."""
     return {f"results/{path.parent.name}.svg": path for path in sorted(RESULTS.glob("*/accuracy.svg"))}
+
+
+def published() -> str:
+    """The repeated table of LeNet-300-100 on MNIST, one table a sparsity, beside the published accuracies."""
+    path = RESULTS / "published_lenet.csv"
+    if not path.exists():
+        return "No result is here yet: run `python benchmarks/published.py`."
+    sys.path.insert(0, str(BENCHMARKS))
+    from published import compared
+
+    rows, parts = compared(path), []
+    for sparsity in sorted({row["sparsity"] for row in rows}):
+        shown = [_repeated(row) for row in rows if row["sparsity"] == sparsity]
+        head = ("method", "seeds", "test accuracy %", "published", "difference", "cost of a seed")
+        parts += [f"## {100 * sparsity:g}% sparsity", table(head, shown)]
+    return "\n\n".join(parts)
+
+
+def _repeated(row: Row) -> tuple[str, ...]:
+    def shown(value: float, form: str) -> str:
+        return "" if math.isnan(value) else form.format(value)
+
+    return (
+        f"`{row['method']}`" if row["seeds"] else str(row["method"]),
+        str(row["seeds"] or ""),
+        shown(row["mean"], "{:.2f}") + shown(row["sd"], " ± {:.2f}"),
+        shown(row["published"], "{:.2f}"),
+        shown(row["difference"], "{:+.2f}"),
+        shown(row["dense_equivalent_epochs"], "{:.3g}"),
+    )
 
 
 def _commands() -> str:
