@@ -6,6 +6,7 @@ population with common batches; kstarts, dissipating and combined run seed by se
 Each finished cell is appended to the CSV, so that the command goes on where it was stopped, and can be given in pieces:
 
     python benchmarks/published.py --methods set,rigl --sparsities 0.95 --seeds 5
+    python benchmarks/published.py --unit-inputs --methods snip --out benchmarks/results/published_lenet_unit_inputs.csv
     python benchmarks/published.py --epochs 1 --seeds 1 --out /tmp/smoke.csv       # a trial; other epochs, other rows
 
 MNIST is read from EVOPRUNE_DATA or --data-root, in torchvision's layout, else fetched.
@@ -257,13 +258,16 @@ def main() -> None:
     parser.add_argument("--sparsities", default="0.9,0.95,0.98,0.99")
     parser.add_argument("--seeds", type=int, default=5, help="0, 1, … (this many)")
     parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--unit-inputs", action="store_true", help="pixels in [0, 1], not standardized; give another --out")
     parser.add_argument("--data-root", default=None)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     methods = options.methods.split(",")
     if unknown := [name for name in methods if name not in known]:
         parser.error(f"unknown method {unknown[0]!r}: choose from {', '.join(known)}")
-    problem = ep.Problem("lenet-300-100", "mnist", seed=0, data_root=options.data_root)
+    problem = ep.Problem("lenet-300-100", "mnist", seed=0, data_root=options.data_root, standardize=not options.unit_inputs)
+    if options.unit_inputs and options.out == RESULTS:
+        parser.error("--unit-inputs gives other results than the table's: name another file with --out")
     sparsities = [float(sparsity) for sparsity in options.sparsities.split(",")]
 
     def missing(method: str, sparsity: float) -> list[int]:

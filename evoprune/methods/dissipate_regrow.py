@@ -10,6 +10,7 @@ from evoprune.methods.dissipation import RULES, check, check_count, geometric
 from evoprune.methods.registry import method
 from evoprune.methods.rewiring import annealed, check_share, rewire, steepest
 from evoprune.problems.problem import Problem
+from evoprune.registry import one_of
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
@@ -27,6 +28,7 @@ def dissipate_regrow(
     epochs: int = 10,
     start_sparsity: float | None = None,
     checks: int | None = None,
+    reference: str = "zero",
     fraction: float = 0.2,
     until: float = 0.75,
     allocation: Allocation = "erk",
@@ -36,9 +38,11 @@ def dissipate_regrow(
     """Dissipate to the asked sparsity in the first quarter of training, then let survivors move where gradients ask for them.
 
     Dissipation: a random mask of density 0.6 (`start_sparsity`) loses, at the end of each of the first `checks` epochs (a
-    quarter of all), the weights of smallest abs(w - w0), on a geometric schedule. Regrowth: at the start of each later epoch t
-    < T = until · epochs, in every layer, the share fraction/2·(1 + cos(pi·t/T)) nearest zero leaves, and as many enter at 0 by
-    the size of their dense gradient times a uniform random number: a guided mutation with inherited weights.
+    quarter of all), the weights of smallest abs(w - r), on a geometric schedule. reference: r, "zero" or "init" for w0; under
+    weight decay a weight that gradients do not hold up moves from w0 to 0, so that "init" fits training without decay alone.
+    Regrowth: at the start of each later epoch t < T = until · epochs, in every layer, the share fraction/2·(1 + cos(pi·t/T))
+    nearest zero leaves, and as many enter at 0 by the size of their dense gradient times a uniform random number: a guided
+    mutation with inherited weights.
     Cost: that of the survivors, which are many in the first quarter, and one dense gradient of a batch an epoch.
     """
     check_share(fraction=fraction, until=until)
@@ -48,14 +52,16 @@ def dissipate_regrow(
         start_sparsity = 1 - max(NEARLY_DENSE, min(1.0, 2 * budget / problem.prunable))
     start = random_mask(problem.space, sparsity=start_sparsity, allocation=allocation, seed=seed)
     generation = Population(problem, [start], horizon=epochs, seed=seed, **training)
-    return regrow(dissipate(generation, budget, checks), fraction, until).ticket()
+    return regrow(dissipate(generation, budget, checks, reference), fraction, until).ticket()
 
 
-def dissipate(generation: Population, budget: int, checks: int) -> Population:
-    """Train `checks` epochs; after each, the weights of every network that are nearest to where they began leave."""
+def dissipate(generation: Population, budget: int, checks: int, reference: str = "zero") -> Population:
+    """Train `checks` epochs; after each, the weights of every network nearest to their `reference` leave."""
+    start = 1.0 if one_of("reference", reference, ("zero", "init")) == "init" else 0.0
     for survivors in geometric(generation.masks[0].count, budget, checks):
         generation.train(1)
-        check(generation, RULES["rank"], generation.parameters.initial, budget=survivors)
+        held = {name: start * value for name, value in generation.parameters.initial.items()}
+        check(generation, RULES["rank"], held, budget=survivors)
     return generation
 
 
