@@ -221,6 +221,21 @@ def test_it_dissipates_and_then_moves_what_it_has_kept(tiny: ep.Problem) -> None
     assert (first & last).count > first.count // 2
 
 
+@pytest.mark.parametrize("reference", ["zero", "init"])
+def test_those_nearest_their_reference_leave(reference: str, tiny: ep.Problem) -> None:
+    generation, twin = (population(tiny, sparsity=0.4, weight_decay=0.01, horizon=3) for _ in range(2))
+    twin.train(1)
+    dissipate(generation, tiny.space.budget(0.8), 1, reference)
+    start = twin.parameters.initial if reference == "init" else None
+    moved = [
+        (twin.parameters.survivors[name].detach() - (0 if start is None else start[name])).abs().numpy()
+        for name in tiny.space.names
+    ]
+    kept = [np.isin(*pair) for pair in zip(twin.masks[0].survivors, generation.masks[0].survivors, strict=True)]
+    left, gone = (np.concatenate([m[k == side] for m, k in zip(moved, kept, strict=True)]) for side in (True, False))
+    assert left.min() >= gone.max()
+
+
 def test_regrowth_follows_gradients_but_not_only_the_very_largest(tiny: ep.Problem) -> None:
     """The mean dense gradient of who enters lies above that of who could, and other noise lets others enter."""
     generation = population(tiny, horizon=3).train(1)
@@ -311,6 +326,7 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
         ("gradual_magnitude", {"scope": "unit"}),
         ("dissipate_regrow", {"fraction": 0}),
         ("dissipate_regrow", {"until": 1.5}),
+        ("dissipate_regrow", {"reference": "unit"}),
         ("dissipate_regrow", {"start_sparsity": 0.9}),
         ("imp", {"rate": 0}),
         ("imp", {"rewind": 3}),
@@ -319,5 +335,5 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
     ],
 )
 def test_bad_options_are_refused(name: str, options: dict[str, object], tiny: ep.Problem) -> None:
-    with pytest.raises(InputError, match=r"usable|unknown scope|smaller start_sparsity"):
+    with pytest.raises(InputError, match=r"usable|unknown (scope|reference)|smaller start_sparsity"):
         ep.methods[name](tiny, sparsity=0.8, epochs=3, **OPTIONS, **options)
