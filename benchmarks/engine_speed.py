@@ -9,6 +9,9 @@ dense_s      `Population(engine="dense")`; sparse_s `Population(engine="sparse")
 dense_roofline_s     the dense operations of the three products of each layer (forward, both gradients) at the matrix peak
 survivor_roofline_s  the larger of the survivors' operations at that peak and the bytes that must move at the copy bandwidth
 ratio_loop = loop_s / sparse_s; ratio_roofline = sparse_s / dense_roofline_s
+
+Without --quick also: time against K and against survivors (`fits`: spread of the cost per individual over K, intercept and slope
+of time against survivors), and the memory of a fresh process that trains 1,000 masks.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ import json
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -31,8 +38,9 @@ import evoprune as ep
 from evoprune.masks.mask import Mask
 from evoprune.problems.models import find_model
 
-STEPS = {1: 8, 3: 2}
-"""Steps an epoch that is timed, by the channels of the inputs: a step of a large convolutional model takes seconds."""
+STEPS = {"lenet-300-100": 64, "autoencoder": 32, "lenet5": 8}
+"""Steps an epoch of the sparse engine that is timed, the trace's work at its end included; 2 for other models, whose steps take
+seconds. The dense engine takes two steps at a time."""
 
 QUICK = [("lenet-300-100", sparsity, 32, 128) for sparsity in (0.95, 0.98, 0.99)]
 FULL = [
@@ -40,7 +48,7 @@ FULL = [
     *[("lenet5", sparsity, 16, 128) for sparsity in (0.95, 0.98)],
     *[("conv4", sparsity, 16, 128) for sparsity in (0.95, 0.98)],
     *[("resnet20", sparsity, 16, 128) for sparsity in (0.95, 0.98)],
-    ("autoencoder", 0.98, 32, 128),
+    *[("autoencoder", sparsity, 32, 128) for sparsity in (0.95, 0.98)],
     *[("lenet-300-100", 0.98, k, 128) for k in (8, 16, 64, 128, 256, 512)],
     *[("lenet-300-100", sparsity, 32, 128) for sparsity in (0.9, 0.995, 0.998, 0.999)],
 ]
@@ -66,6 +74,10 @@ def bandwidth() -> float:
     return 2 * a.nbytes / min(seconds(lambda: b.copy_(a)) for _ in range(12))
 
 
+FUSED = (nn.ReLU, nn.Flatten, nn.Identity, nn.Dropout)
+"""Layers that need no pass of their own over memory."""
+
+
 def counts(model: nn.Module, shape: Sequence[int]) -> tuple[dict[str, int], int]:
     """Pixels of each prunable layer's output by weight name, and numbers that layers leave for one sample."""
     pixels: dict[str, int] = {}
@@ -73,7 +85,7 @@ def counts(model: nn.Module, shape: Sequence[int]) -> tuple[dict[str, int], int]
 
     def hook(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
         def see(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
-            numbers[0] += output[0].numel()
+            numbers[0] += 0 if isinstance(layer, FUSED) else output[0].numel()
             if isinstance(layer, (nn.Linear, nn.Conv2d)):
                 pixels[f"{name}.weight"] = output[0].numel() // layer.weight.shape[0]
 
@@ -122,7 +134,7 @@ def make_problem(name: str, batch: int) -> ep.Problem:
     def labels(count: int) -> Any:
         return (torch.arange(count) % 10).numpy()
 
-    samples = STEPS[entry.reference[0]] * batch
+    samples = STEPS.get(name, 2) * batch
     data: dict[str, Any] = {"x_train": images(samples), "x_validation": images(20), "x_test": images(20)}
     if entry.task == "classification":
         data |= {"y_train": labels(samples), "y_validation": labels(20), "y_test": labels(20)}
@@ -142,11 +154,11 @@ def measure(name: str, sparsity: float, k: int, batch: int, *, peak: float, copy
     loop = user_loop(problem, some, inputs, torch.arange(batch) % 10)
     calls: dict[str, Callable[[], object]] = {
         "loop": loop,
-        "dense": lambda: generations["dense"].train(1),
+        "dense": lambda: generations["dense"].train_steps(2),
         "sparse": lambda: generations["sparse"].train(1),
     }
     steps = len(problem.split("train")) // batch
-    scale = {"loop": k / len(some), "dense": 1 / steps, "sparse": 1 / steps}
+    scale = {"loop": k / len(some), "dense": 1 / 2, "sparse": 1 / steps}
     times: dict[str, list[float]] = {engine: [] for engine in calls}
     for warm in ("loop", "sparse"):
         calls[warm]()
@@ -160,14 +172,53 @@ def measure(name: str, sparsity: float, k: int, batch: int, *, peak: float, copy
     result = {engine: statistics.median(values) for engine, values in times.items()}
     dense_s, survivor_s = rooflines(problem, masks[0], k, batch, peak, copy)
     return {
-        "model": name, "sparsity": sparsity, "k": k, "batch": batch,
+        "model": name, "sparsity": sparsity, "survivors": masks[0].count, "k": k, "batch": batch,
         "loop_s": result["loop"], "dense_s": result["dense"], "sparse_s": result["sparse"],
         "dense_roofline_s": dense_s, "survivor_roofline_s": survivor_s,
         "ratio_loop": result["loop"] / result["sparse"], "ratio_roofline": result["sparse"] / dense_s,
         "ratio_survivor_roofline": result["sparse"] / survivor_s,
         "us_per_individual": result["sparse"] / k * 1e6,
+        "activation_s": activations(problem, batch) / copy * k,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
+
+
+def activations(problem: ep.Problem, batch: int) -> int:
+    """Bytes of activations that a step moves for one individual: each number and its gradient written and read once."""
+    return 16 * counts(problem.module(), problem.split("train").inputs.shape[1:])[1] * batch
+
+
+def fits(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How the cost per individual depends on K, and the time of a step on the number of survivors (least relative squares)."""
+    lenet = [row for row in rows if row["model"] == "lenet-300-100"]
+    by_k = {row["k"]: row["us_per_individual"] for row in lenet if row["sparsity"] == 0.98 and row["k"] >= 32}
+    by_count = [row for row in lenet if row["k"] == 32]
+    if len(by_k) < 2 or len(by_count) < 5:
+        return {}
+    survivors = np.array([row["survivors"] for row in by_count])
+    times = np.array([row["us_per_individual"] for row in by_count])
+    matrix = np.stack([np.ones(len(times)), survivors], axis=1) / times[:, None]
+    intercept, slope = np.linalg.lstsq(matrix, np.ones(len(times)), rcond=None)[0]
+    return {
+        "us_per_individual_by_k": by_k,
+        "spread_over_k": max(by_k.values()) / min(by_k.values()) - 1,
+        "intercept_us": intercept,
+        "us_per_thousand_survivors": 1000 * slope,
+        "largest_deviation": float(np.abs((intercept + slope * survivors) / times - 1).max()),
+        "activation_traffic_us": by_count[0]["activation_s"] / 32 * 1e6,
+    }
+
+
+def memory(k: int = 1000) -> float:
+    """Peak memory in MB of a fresh process that trains k masks of lenet-300-100 at 99% for an epoch."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import evoprune as ep, engine_speed as e, resource\n"
+        f"problem = e.make_problem('lenet-300-100', 128)\n"
+        f"masks = [ep.random_mask(problem.space, sparsity=0.99, seed=seed) for seed in range({k})]\n"
+        f"ep.Population(problem, masks, horizon=1, engine='sparse', batch_size=128, device='cpu').train(1)\n"
+        f"print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
 def make_inputs(problem: ep.Problem, batch: int) -> Any:
@@ -177,13 +228,13 @@ def make_inputs(problem: ep.Problem, batch: int) -> Any:
 
 def rooflines(problem: ep.Problem, mask: Mask, k: int, batch: int, peak: float, copy: float) -> tuple[float, float]:
     """Seconds that K dense networks need at the matrix peak, and K sparse ones at peak or bandwidth."""
-    pixels, numbers = counts(problem.module(), problem.split("train").inputs.shape[1:])
+    pixels, _ = counts(problem.module(), problem.split("train").inputs.shape[1:])
     layers = list(zip(problem.space.names, problem.space.sizes, mask.counts, strict=True))
     dense = sum(6 * size * pixels[name] for name, size, _ in layers) * batch * k
     survivors = sum(6 * count * pixels[name] for name, _, count in layers) * batch * k
     # each number a layer leaves is written and read once, and so is its gradient; a survivor's value and index are read for
     # three products, its gradient is written and read, value and momentum are read and written
-    moved = (16 * numbers * batch + 48 * mask.count) * k
+    moved = (activations(problem, batch) + 48 * mask.count) * k
     return dense / peak, max(survivors / peak, moved / copy)
 
 
@@ -194,6 +245,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the rows there")
     parser.add_argument("--only", nargs="*", help="models to measure")
     options = parser.parse_args()
+    whole = not options.quick and not options.only
+    more: dict[str, Any] = {"peak_rss_mb_of_1000_masks": memory()} if whole else {}  # first: a child inherits its parent's peak
     peak, copy = matrix_peak(), bandwidth()
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, peak {peak / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.1f} GB/s")
     print(f"{'model':14} {'sparsity':>8} {'K':>4} {'loop':>9} {'dense':>9} {'sparse':>9} us/ind  x loop  /roof  /survivors  MB")
@@ -209,6 +262,9 @@ def main() -> None:
             f"{row['ratio_roofline']:5.3f}  {row['ratio_survivor_roofline']:5.1f}  {row['peak_rss_mb']:.0f}",
             flush=True,
         )  # fmt: skip
+    if whole:
+        more["fits"] = fits(rows)
+        print(json.dumps(more, indent=1))
     if options.json:
         machine = {
             "threads": torch.get_num_threads(),
@@ -217,7 +273,7 @@ def main() -> None:
             "torch": torch.__version__,
         }
         with open(options.json, "w") as file:
-            json.dump({"machine": machine, "rows": rows}, file, indent=1)
+            json.dump({"machine": machine, "rows": rows, **more}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ __all__ = [
     "EvopruneError",
     "InputError",
     "MaskMismatch",
+    "NotEnoughMemory",
     "TestSplitLocked",
     "TrainingFailed",
     "UnknownName",
@@ -44,6 +45,10 @@ class MaskMismatch(InputError):
 
 class UnsupportedLayer(InputError):
     """An engine or a transformation cannot handle a layer; the message names it and what to use instead."""
+
+
+class NotEnoughMemory(EvopruneError, MemoryError):
+    """What was asked for does not fit into the memory that is free; nothing was begun."""
 
 
 class TestSplitLocked(EvopruneError):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
-__all__ = ["largest", "out_of_memory", "release_memory"]
+from evoprune.errors import NotEnoughMemory
+
+__all__ = ["available_memory", "check_memory", "largest", "out_of_memory", "release_memory"]
 
 WORDS = ("out of memory", "allocate memory", "not enough memory")
 
@@ -17,6 +21,32 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS)
+
+
+def available_memory() -> int | None:
+    """Bytes that this process may still take on the CPU without paging, or None where the system does not say."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def check_memory(networks: int, needed: int) -> None:
+    """Raise `NotEnoughMemory` when `needed` bytes for that many networks are more than there are.
+
+    A system that promises more memory than it has would end the process later, without a word.
+    """
+    available = available_memory()
+    if available is not None and needed > available:
+        raise NotEnoughMemory(
+            f"out of memory: {networks:,} networks need at least {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are "
+            "free: train fewer at a time, or raise sparsity"
+        )
 
 
 def release_memory() -> None:

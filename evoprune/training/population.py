@@ -24,7 +24,7 @@ from evoprune.training.engines import Chunk, FusedStep, make_engine
 from evoprune.training.evaluation import evaluate
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
-from evoprune.training.memory import out_of_memory, release_memory
+from evoprune.training.memory import check_memory, out_of_memory, release_memory
 from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
 from evoprune.training.precision import arithmetic
@@ -82,6 +82,8 @@ class Population:
         self.batches = Batches(problem, self.seed, self.training.batch_size, self.device, self.dtype)
         model = problem.module().to(self.device, self.dtype)
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if self.device.type == "cpu":
+            check_memory(len(masks), _least_bytes(masks, model, self.dtype))
         parameters = Parameters.of(
             masks,
             weights or _initial_weights(problem, masks, self.training),
@@ -478,6 +480,13 @@ def _check(problem: Problem, masks: Sequence[Mask], horizon: int) -> None:
     for mask in masks:
         if mask.space is not problem.space and mask.space != problem.space:
             raise MaskMismatch(f"a mask belongs to another model than {problem.model_name!r}: use masks of problem.space")
+
+
+def _least_bytes(masks: Sequence[Mask], model: torch.nn.Module, dtype: torch.dtype) -> int:
+    """Values, initial values, gradients and one number of optimizer state for all that is trained, and where survivors stand."""
+    dense = sum(value.numel() for value in [*model.parameters(), *model.buffers()]) - masks[0].space.prunable
+    survivors = sum(mask.count for mask in masks)
+    return (4 * dtype.itemsize + 8) * survivors + 4 * dtype.itemsize * dense * len(masks)
 
 
 def _initial_weights(problem: Problem, masks: Sequence[Mask], training: Training) -> list[dict[str, Tensor]]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evoprune.errors import InputError, MaskMismatch, TestSplitLocked, TrainingFailed, UnknownName
+from evoprune.errors import InputError, MaskMismatch, NotEnoughMemory, TestSplitLocked, TrainingFailed, UnknownName
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_mask, random_masks
 from evoprune.problems.problem import Problem
@@ -545,3 +545,10 @@ def test_reconstruction_has_a_loss_and_no_accuracy() -> None:
     frame = population(problem, k=2, horizon=1).train(1).trace.frame()
     assert frame["val_accuracy"].isna().all()
     assert (frame["val_loss"] > 0).all()
+
+
+def test_more_networks_than_memory_holds_are_refused_before_anything_is_made() -> None:
+    problem = mlp()
+    [mask] = random_masks(problem.space, 1, sparsity=0.5)
+    with pytest.raises(NotEnoughMemory, match=r"networks need at least .* are free: train fewer"):
+        Population(problem, [mask] * 30_000_000, horizon=1)

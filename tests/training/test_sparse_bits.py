@@ -6,6 +6,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from evoprune.errors import EvopruneError, InputError, UnsupportedLayer
 from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.kernels import runtime
 from evoprune.training.engines.sparse import SparseEngine
+from evoprune.training.engines.sparse.structure import by_row
 from evoprune.training.parameters import Parameters
 from tests.training.test_sparse_agrees import NETWORKS, backward, chunks_of, engine_of, gradients, masks_of, parameters_of
 
@@ -174,3 +176,9 @@ def test_a_chunk_that_nobody_holds_is_gone() -> None:
     del chunk
     gc.collect()
     assert gone() is None
+
+
+def test_an_index_beyond_32_bits_is_refused() -> None:
+    far = np.array([0, 2**31], dtype=np.int64)
+    with pytest.raises(InputError, match=r"overflows 32 bits.*engine='dense'"):
+        by_row([np.array([1], dtype=np.int64)], 1, far)

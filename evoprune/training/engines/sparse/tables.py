@@ -71,7 +71,7 @@ class Workspace:
         if key not in self._buffers:
             plan = self.plan
             blocks, owners = plan.blocks if a_block else 1, plan.rows if a_row else plan.threads
-            tensor = torch.zeros(owners * blocks * numbers, dtype=dtype or self.dtype)
+            tensor = _zeros(owners * blocks * numbers, dtype or self.dtype)
             block = numbers * tensor.element_size()
             owner = blocks * block
             at = (tensor.data_ptr(), owner if a_row else 0, 0 if a_row else owner, block if a_block else 0)
@@ -93,6 +93,13 @@ class Workspace:
     def tensor(self, key: Hashable) -> Tensor:
         """The memory of a buffer."""
         return self._buffers[key][0]
+
+
+def _zeros(numbers: int, dtype: torch.dtype) -> Tensor:
+    """Zeros in numpy's memory, which asks the system for huge pages where a buffer is large: rows of images lie far apart, and
+    looking up small pages costs more than reading them."""
+    names = {torch.float32: np.float32, torch.float64: np.float64, torch.int8: np.int8}
+    return torch.from_numpy(np.zeros(numbers, dtype=names[dtype]))
 
 
 class Tables:
