@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from evoprune.errors import UnknownName, UnsupportedLayer
 from evoprune.masks.sampling import random_masks
 from evoprune.problems.problem import Problem
+from evoprune.training.engines.choice import SPARSE_FROM
 from evoprune.training.population import Population
-from tests.tiny import Residual, Tied, dropped, images, mlp, own, small_conv
+from tests.tiny import Residual, Tied, dropped, images, mlp, own, small_conv, table
 
 MODELS: dict[str, Callable[[], Problem]] = {
     "residual": lambda: own(Residual),
@@ -123,3 +126,24 @@ def test_auto_does_not_depend_on_the_number_of_networks() -> None:
 def test_an_unknown_engine_is_named_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match="did you mean 'dense'"):
         population(mlp(), "dens")
+
+
+def test_auto_goes_by_what_was_measured() -> None:
+    file = Path(__file__).parents[2] / "benchmarks" / "results" / "engine_choice.json"
+    measured = json.loads(file.read_text())["sparse_from"]
+    kinds = {
+        name: "linear"
+        if all(len(shape) == 2 for shape in Problem(name, table((3, 32, 32), 10, 20)).space.shapes)
+        else "convolutional"
+        for name in measured
+    }
+    for kind, rule in SPARSE_FROM.items():
+        assert max(value for name, value in measured.items() if kinds[name] == kind) <= rule
+    one = {}
+    for sparsity in (0.0, 0.4, 0.5):
+        for problem in (mlp(), images("lenet5")):
+            masks = random_masks(problem.space, 1, sparsity=sparsity)
+            engine = Population(problem, masks, horizon=1, device="cpu").engine.name
+            one[problem.model_name, sparsity] = engine
+    assert [one["lenet5", sparsity] for sparsity in (0.0, 0.4, 0.5)] == ["dense", "dense", "sparse"]
+    assert {engine for (name, _), engine in one.items() if name != "lenet5"} == {"sparse"}

@@ -17,8 +17,9 @@ __all__ = ["make_engine"]
 
 log = logging.getLogger("evoprune")
 
-SPARSE_FROM = 0.5
-"""Sparsity from which `auto` takes the sparse engine on a CPU."""
+SPARSE_FROM = {"linear": 0.0, "convolutional": 0.5}
+"""Sparsity from which `auto` takes the sparse engine on a CPU, for models whose prunable layers are all Linear, and for others:
+where `benchmarks/engine_choice.py` measures it to be faster than the dense one."""
 
 
 def make_engine(
@@ -62,9 +63,9 @@ def make_engine(
 
 
 def _candidates(space: MaskSpace, masks: tuple[Mask, ...], device: torch.device) -> list[str]:
-    sparsity = min(mask.sparsity for mask in masks)
-    sparse = ["sparse"] if "sparse" in ENGINES and device.type == "cpu" and sparsity >= SPARSE_FROM else []
-    return [*sparse, "dense", "loop"]
+    least = SPARSE_FROM["linear" if all(len(shape) == 2 for shape in space.shapes) else "convolutional"]
+    suits = "sparse" in ENGINES and device.type == "cpu" and min(mask.sparsity for mask in masks) >= least
+    return ["sparse", "dense", "loop"] if suits else ["dense", "loop"]
 
 
 def _probe(engine: Engine, parameters: Parameters, sample: torch.Tensor) -> None:
