@@ -113,6 +113,15 @@ class Population:
     def __len__(self) -> int:
         return len(self.parameters)
 
+    def __repr__(self) -> str:
+        where = f"{self.problem.model_name} on {self.problem.data_name}"
+        return f"Population({len(self)} networks: {where}, epoch {self.epoch} of {self.horizon}, engine {self.engine.name})"
+
+    def _repr_html_(self) -> str:
+        latest = self.trace.frame()
+        latest = latest[latest["epoch"] == latest["epoch"].max()] if len(latest) else latest
+        return f"<p>{self!r}</p>{latest.to_html(index=False, max_rows=20)}"
+
     @property
     def masks(self) -> tuple[Mask, ...]:
         """The current masks, one a row."""

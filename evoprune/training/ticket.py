@@ -180,6 +180,20 @@ class Ticket:
         score = f"val_loss {self.val_loss:.4f}, val_accuracy {self.val_accuracy:.4f}"
         return f"Ticket({made}: {self.mask.count:,} of {self.mask.space.prunable:,} weights, {score})"
 
+    def _repr_html_(self) -> str:
+        space, made = self.mask.space, self.provenance.get("method", "a ticket")
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{count:,}</td><td>{size:,}</td><td>{count / size:.2%}</td></tr>"
+            for name, count, size in zip(space.names, self.mask.counts, space.sizes, strict=True)
+        )
+        kept = f"{self.mask.count:,} of {space.prunable:,} weights ({self.mask.sparsity:.2%} sparse)"
+        accuracy = "" if math.isnan(self.val_accuracy) else f", accuracy {self.val_accuracy:.2%}"
+        cost = f"cost {self.ledger.dense_equivalent_epochs:.3g} epochs of the dense network"
+        return (
+            f"<p><b>{made}</b>: {kept}, validation loss {self.val_loss:.4f}{accuracy}, {cost}</p>"
+            f"<table><tr><th>layer</th><th>survivors</th><th>of</th><th>kept</th></tr>{rows}</table>"
+        )
+
     def with_provenance(self, more: Mapping[str, Any]) -> Ticket:
         """The same ticket with more provenance."""
         self.provenance = {**self.provenance, **more}
