@@ -54,9 +54,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "rigl": {},
     "gradual_magnitude": {},
     "dense": {},
+    "dissipate_regrow": {},
 }
 """The methods, with searches that fit into the target at 95%."""
-LATER = ("iterative_snip", "force", "grasp", "prospr", "ntk_sap", "imp", "dropout")
+LATER = ("iterative_snip", "force", "grasp", "prospr", "ntk_sap", "imp", "eoi", "dropout")
 """Methods whose turn comes after all others."""
 SEARCHES = ("dissipating", "combined", "kstarts", "evolve")
 """Methods whose first ticket is checked against its controls."""
