@@ -4,10 +4,11 @@
 
 lenet-300-100 on Fashion-MNIST at 98 and 99%, 10 epochs of the returned network. The score is the validation accuracy of the
 returned network at its last epoch; the test split stays closed. Every configuration gets `--seeds` seeds (those of `PROBES`,
-slow ones, the first alone), the best `--finalists` get `--more` others as well, and the best mean over all of these is the
-choice, which `evolve.py` judges on other seeds and on test data. Each configuration searches for about 60 epochs of training;
-the mean cost in the ledger stands beside its score. `kstarts` by validation loss, with as many starts as cost what the default
-costs (`evolve.py` works them out), is the rival. Rows are written as they come, and the command run again goes on.
+slow ones, the first alone), the best `--finalists` get `--more` others as well. The default is changed only for a configuration
+that beats it beyond the 95% interval of the paired difference; `evolve.py` judges it on other seeds and on test data. Each
+configuration searches for about 60 epochs of training; the mean cost in the ledger stands beside its score. `kstarts` by
+validation loss, with as many starts as cost what the default costs (`evolve.py` works them out), is the rival. Rows are
+written as they come, and the command run again goes on.
 """
 
 from __future__ import annotations
@@ -66,6 +67,22 @@ def measure(problem: ep.Problem, sparsity: float, seed: int, configuration: str)
     }
 
 
+def against_default(rows: list[dict[str, Any]], name: str) -> dict[str, float | None]:
+    """Mean difference to the default in points, paired by seed and averaged over sparsities, and half of its 95% t interval."""
+    from scipy import stats
+
+    scores = {(row["configuration"], row["seed"], row["sparsity"]): row["accuracy"] for row in rows}
+    both = {row["seed"] for row in rows if all((one, row["seed"], s) in scores for one in (name, "default") for s in STARTS)}
+    differences = [
+        100 * statistics.mean(scores[name, seed, s] - scores["default", seed, s] for s in STARTS) for seed in sorted(both)
+    ]
+    found: dict[str, float | None] = {"minus_default": round(statistics.mean(differences), 3), "half_interval_95": None}
+    if name != "default" and len(differences) > 1:
+        error = statistics.stdev(differences) / len(differences) ** 0.5
+        found["half_interval_95"] = round(float(stats.t.ppf(0.975, len(differences) - 1)) * error, 3)
+    return found
+
+
 def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean validation accuracy in % and cost of each configuration, by sparsity; finalists first, then the best mean."""
     found = []
@@ -76,7 +93,7 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             own = [row for row in rows if row["configuration"] == name and row["sparsity"] == sparsity]
             entry[f"accuracy_{sparsity}"] = round(100 * statistics.mean(row["accuracy"] for row in own), 3)
             entry[f"cost_{sparsity}"] = round(statistics.mean(row["cost"] for row in own), 4)
-        found.append(entry)
+        found.append(entry | against_default(rows, name))
     return sorted(found, key=lambda entry: (-entry["seeds"], -sum(entry[f"accuracy_{sparsity}"] for sparsity in STARTS)))
 
 
