@@ -75,6 +75,7 @@ def evolve(
     form: "guided" (the default with one objective) is a (1, 4) strategy: children go on from their parent's trained weights,
     and `share` of the survivors of each layer, those that moved least, give way to weights of large gradients. "plain" (the
     default with `objectives` or `rungs`) is a (16 + 16) strategy on random changes, each mask trained from the initial weights.
+    The guided form's numbers were chosen on validation data (`benchmarks/evolve_configurations.py`).
     Options that are None are the form's (`FORMS`): fitness_epochs (of one evaluation), mu, lambda_, ngen, cxpb + mutpb <= 1 (the
     rest are clones), comma (the next population comes from the children alone), mutate, inherit.
 
