@@ -69,8 +69,8 @@ python benchmarks/engine_speed.py --json benchmarks/results/engine_speed.json
 ```
 
 The second command: `random`, `kstarts`, `dissipating` and `combined` on Fashion-MNIST at 98 and 99%, one seed, take
-{seconds["sparse"]:.0f} s in place of {seconds["dense"]:.0f} s with stacked dense networks, {whole["times_faster"]:.1f} times less,
-at the same accuracy ({difference} points)."""
+{seconds["sparse"]:.0f} s in place of {seconds["dense"]:.0f} s with stacked dense networks, {whole["times_faster"]:.1f} times less
+and with the same accuracy ({difference} points)."""
 
 
 def methods() -> str:
