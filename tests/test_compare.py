@@ -257,6 +257,17 @@ def test_equal_cost_shortens_too_and_a_search_keeps_what_it_needs(problem: ep.Pr
         compare(["random"], problem, out=tmp_path / "b", equal_cost=1.0, **{**ASKED, "sparsities": (0.8,)})
 
 
+def test_equal_cost_that_compares_nothing_is_refused(problem: ep.Problem, tmp_path: Path) -> None:
+    cases = {
+        "at least two methods that prune": (["random", "dense"], "dearest", 3),
+        "'dense' is not usable: it prunes nothing": (["random", "kstarts", "dense"], "dense", 3),
+        "refuses 1 epochs": (["kstarts", "combined"], "dearest", 1),
+    }
+    for words, (methods, target, epochs) in cases.items():
+        with pytest.raises(InputError, match=words):
+            compare(methods, problem, out=tmp_path / target, equal_cost=target, **{**ASKED, "epochs": epochs})
+
+
 # ---- the test split ----------------------------------------------------------------------------------------------
 
 

@@ -44,9 +44,22 @@ class Costs:
         """In epochs of the dense network."""
         return self.known[cell.kind][str(cell.options["epochs"])]
 
+    def price_of(self, cell: Cell) -> float:
+        """The same; raises `InputError` where the method refuses so few."""
+        cost = self.of(cell)
+        if cost is None:
+            raise InputError(f"{cell.method} refuses {cell.options['epochs']} epochs: give more")
+        return cost
+
 
 def check_target(target: str | float | None, methods: Sequence[str]) -> str | float | None:
     """`None` for the usual epochs, `DEAREST`, a method among `methods`, or epochs of the dense network. Raises `InputError`."""
+    if isinstance(target, str) and target in methods and not METHODS[target].sparse:
+        raise InputError(
+            f"equal cost to {target!r} is not usable: it prunes nothing; give its cost in epochs of the dense network"
+        )
+    if target == DEAREST and sum(METHODS[method].sparse for method in set(methods)) < 2:
+        raise InputError(f"equal cost of {', '.join(methods)}: give at least two methods that prune")
     if target is None or target == DEAREST or target in methods:
         return target
     if isinstance(target, (str, bool)) or not 0 < target < math.inf:
@@ -76,14 +89,12 @@ def aim(cell: Cell, usual: Sequence[Cell], target: str | float, costs: Costs) ->
         return target
     beside = [other for other in usual if (other.problem, other.sparsity) == (cell.problem, cell.sparsity)]
     own = [other for other in beside if target in (DEAREST, other.method)] or [cell]
-    return max(cost for other in own if (cost := costs.of(other)) is not None)
+    return max(costs.price_of(other) for other in own)
 
 
 def epochs_at(target: float, cell: Cell, epochs: int, costs: Costs) -> int:
     """Epochs at which the cell costs about `target`; the fewest that its method takes where that is still too much."""
-    low, high = costs.of(cell.lasting(epochs)), costs.of(cell.lasting(2 * epochs))
-    if low is None or high is None:
-        raise InputError(f"{cell.method} refuses {epochs} or {2 * epochs} epochs: give others")
+    low, high = costs.price_of(cell.lasting(epochs)), costs.price_of(cell.lasting(2 * epochs))
     slope = (high - low) / epochs
     wanted = epochs + round((target - low) / slope)
     if wanted >= epochs:

@@ -11,11 +11,11 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from evoprune.compare.cells import Cell, Problems
 from evoprune.errors import InputError
 from evoprune.methods.registry import METHODS
+from evoprune.training.memory import available_memory
 
 __all__ = ["check_workers", "fitting", "pool", "torch_threads"]
 
@@ -42,7 +42,7 @@ def check_workers(workers: int | None, threads: int, cells: int) -> int:
 
 def fitting(workers: int, problems: Problems, cells: Sequence[Cell]) -> int:
     """At most `workers`, as many as the free memory holds; says so when they are fewer."""
-    free = free_memory()
+    free = available_memory()
     if workers == 1 or free is None or not cells:
         return workers
     size = max(need(problems, cell) for cell in cells)
@@ -63,18 +63,6 @@ def need(problems: Problems, cell: Cell) -> int:
     networks = max((int(options[name]) for name in ("k", "lambda_", "mu") if isinstance(options.get(name), int)), default=1)
     kept = 1.0 if cell.sparsity is None else max(0.3, 1 - cell.sparsity)  # what dissipates starts with 30% or more
     return LIBRARIES + 2 * data * sample + int(A_WEIGHT * networks * kept * problem.prunable)
-
-
-def free_memory() -> int | None:
-    """Bytes that new processes can take, the limit of a container included; None where the system does not say."""
-    found = []
-    with suppress(OSError, ValueError, IndexError):
-        [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")]
-        found.append(int(line.split()[1]) * 1024)
-    with suppress(OSError, ValueError):
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(limit - used)
-    return min(found, default=None)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def steepest(generation: Population, *, noise: str | None = None) -> Choice:
         free = complement(stay, generation.problem.space.sizes[layer])
         slope = gradients[layer][row].abs().flatten().nan_to_num(nan=0.0, posinf=0.0).cpu().double().numpy()[free]
         if noise is not None:
-            individual = generation.trace.individuals[row]  # not its position, which depends on who trains beside it
+            individual = generation.trace.individuals[row]  # its place in the first generation: selection does not change it
             slope *= seeds.generator(generation.seed, noise, generation.steps, individual, layer).random(len(free))
         return free[largest(slope, count)]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -24,16 +24,15 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take on the CPU without paging, or None where the system does not say."""
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) << 10
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None
+    """Bytes that new numbers can take on the CPU, the limit of a container included; None where the system does not say."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")]
+        found.append(int(line.split()[1]) * 1024)
+    with suppress(OSError, ValueError):
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(limit - used)
+    return min(found, default=None)
 
 
 def check_memory(networks: int, needed: int) -> None:

@@ -107,6 +107,7 @@ class Population:
         self.steps = 0
         self._loss = torch.zeros(len(masks), dtype=torch.float64, device=self.device)  # sum over the steps of the running epoch
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
+        self._fused_step: FusedStep | None = None
         self._fused_for: torch.optim.Optimizer | None = None
         self._adopt(parameters)
 
@@ -207,6 +208,7 @@ class Population:
         """The engine's own step for the present layout and optimizer, if it has one."""
         if self._fused_for is not self.optimizer:
             data = self.batches.inputs, self.batches.targets
+            self._fused_step = None  # its memory is free before there is another
             self._fused_step = self.engine.fuse(self.parameters, data, self.problem.loss, self.optimizer)
             self._fused_for = self.optimizer
         return self._fused_step
@@ -409,6 +411,7 @@ class Population:
         for name, value in self.parameters.buffers.items():
             value.copy_(fresh[name])  # running statistics
         self.optimizer = self.training.make_optimizer(self.parameters.leaves().values())
+        self._recorded = Recorded.of(self)  # the old one updates with the old optimizer's state
         return self
 
     def _rewire(self, rows: Iterable[int], masks: Sequence[Mask], *, branch: bool) -> Population:
@@ -428,7 +431,7 @@ class Population:
         self.parameters = parameters
         self._dropout_seed = seeds.derive(self.seed, "dropout") >> 1
         self._dropped = DropConnect(parameters, self.training.drop_rate, self.seed)
-        self._fused_for = None
+        self._fused_step = self._fused_for = None
         self._cut()
 
     def _cut(self) -> None:
@@ -467,6 +470,13 @@ class Population:
             problem=self.problem,
             trace_rows=[dict(row) for row in self.trace.rows()],
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Population:
+        """A population that goes on by itself from here; the problem, which never changes, is shared."""
+        options = {**self.training.as_dict(), "engine": self.engine.name}
+        twin = Population(self.problem, self.masks, horizon=self.horizon, seed=self.seed, **options).restore(self.state())
+        twin.trace.sums = {name: {layer: own.clone() for layer, own in sums.items()} for name, sums in self.trace.sums.items()}
+        return twin
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on in another process, as tensors, numbers and masks; see `restore`."""

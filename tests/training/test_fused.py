@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -163,3 +164,15 @@ def test_what_has_no_kernel_trains_step_by_step() -> None:
     assert not fused(population(own(dropped)))
     assert not fused(population(mlp(), optimizer="adam", nesterov=False))
     assert not fused(population(own(Residual, loss=functional.cross_entropy)))
+
+
+@pytest.mark.parametrize("engine", ["loop", "sparse"])
+def test_a_copy_goes_on_by_itself(engine: str) -> None:
+    generation = population(mlp(), engine).train(1, record=("grad",))
+    twin = copy.deepcopy(generation)
+    assert all(torch.equal(value, numbers(twin)[name]) for name, value in numbers(generation).items())
+    before = {name: value.clone() for name, value in numbers(generation).items()}
+    twin.train(1)
+    assert all(torch.equal(value, numbers(generation)[name]) for name, value in before.items())
+    generation.train(1)
+    assert all(torch.equal(value, numbers(twin)[name]) for name, value in numbers(generation).items())

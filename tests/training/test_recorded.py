@@ -33,11 +33,11 @@ def population(problem: Problem, **options: Any) -> Population:
 
 
 def history(generation: Population) -> Population:
-    """Everything that a recording must follow: epochs, sums, fewer rows, fewer weights, steps within an epoch."""
+    """Everything that a recording must follow: epochs, sums, fewer rows, fewer weights, steps within an epoch, a new start."""
     generation.train(1).train(1, record=("grad", "grad_path")).select([2, 0, 3])
     masks = [Mask(mask.space, [indices[::2] for indices in mask.survivors]) for mask in generation.masks]
     generation.prune(masks).train_steps(3)
-    return generation.train_steps(generation.batches.per_epoch - 3).train(1)
+    return generation.train_steps(generation.batches.per_epoch - 3).rewind().train(1)
 
 
 def assert_equal(first: Population, second: Population) -> None:

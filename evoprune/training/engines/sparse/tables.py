@@ -47,7 +47,7 @@ class Plan:
         block = BLOCK_IMAGES if network.images else BLOCK
         self.block = whole if network.whole_batch or whole <= block else block
         self.blocks = -(-samples // self.block)
-        self.key = (id(network), rows, samples, shared, threads, keep)
+        self.key = (id(network), rows, samples, shared, threads, keep, fused)
 
     @property
     def apart(self) -> bool:
@@ -95,11 +95,17 @@ class Workspace:
         return self._buffers[key][0]
 
 
+LINE = 64
+"""Bytes of a cache line: a vector that lies across two costs two loads."""
+
+
 def _zeros(numbers: int, dtype: torch.dtype) -> Tensor:
-    """Zeros in numpy's memory, which asks the system for huge pages where a buffer is large: rows of images lie far apart, and
-    looking up small pages costs more than reading them."""
-    names = {torch.float32: np.float32, torch.float64: np.float64, torch.int8: np.int8}
-    return torch.from_numpy(np.zeros(numbers, dtype=names[dtype]))
+    """Zeros from the start of a cache line on, in numpy's memory, which asks the system for huge pages where a buffer is large:
+    rows of images lie far apart, and looking up small pages costs more than reading them."""
+    size = numbers * dtype.itemsize
+    raw = np.zeros(size + LINE, dtype=np.uint8)
+    first = -raw.ctypes.data % LINE
+    return torch.from_numpy(raw[first : first + size]).view(dtype)
 
 
 class Tables:
