@@ -103,6 +103,13 @@ def test_batches_larger_than_a_block_and_own_targets() -> None:
         assert_close(loop, sparse)
 
 
+def test_norms_over_several_blocks() -> None:
+    problem = Problem(resnet(), table((3, 8, 8), 3, 120))
+    loop, sparse = (population(problem, engine, batch_size=40) for engine in ("loop", "sparse"))
+    assert fused(sparse)
+    assert_close(loop.train(3), sparse.train(3))
+
+
 def _regression(data: dict[str, Any]) -> Problem:
     return Problem(torch.nn.Sequential(torch.nn.Linear(12, 9), torch.nn.ReLU(), torch.nn.Linear(9, 5)), data, loss="mse")
 

@@ -192,6 +192,54 @@ def test_training_agrees_with_the_loop_in_float64(name: str, optimizer: str) -> 
             torch.testing.assert_close(results[1][key], expected, rtol=1e-8, atol=1e-8)
 
 
+class Branches(nn.Module):
+    """Norms in every place: in both branches of a sum, one after the other, read twice across others, on vectors, at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.join = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(5))
+        self.linear, self.last = nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norms[0](self.left(x)) + self.norms[1](self.right(x)))
+        y = F.relu(self.norms[3](self.norms[2](self.join(x))))
+        x = self.norms[4](self.join(y) + x) + y
+        return self.last(self.linear(x.mean((2, 3))))
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mixed", "branches"])
+@pytest.mark.parametrize("training", [True, False])
+def test_norms_over_several_blocks_of_the_batch(name: str, training: bool) -> None:
+    build, shape = {**NETWORKS, "branches": (Branches, (2, 6, 5))}[name]
+    torch.manual_seed(0)
+    model = build().double()
+    masks = masks_of(MaskSpace.of(model), 3, 0.5)
+    x = torch.randn(150, *shape, dtype=torch.float64)
+    results = []
+    for kind in (LoopEngine, SparseEngine):
+        parameters, engine = parameters_of(model, masks), engine_of(kind, model)
+        chunks = chunks_of(engine, parameters)
+        backward(engine, chunks, x[:37])  # running statistics of their own
+        outputs = torch.cat([chunk.train(training)(x) for chunk in chunks])
+        outputs.sin().sum().backward()
+        results.append([outputs.detach(), gradients(parameters), parameters.buffers])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("line", [0.0, 30.0])
+def test_the_variance_of_numbers_far_from_zero_loses_no_digits(line: float) -> None:
+    """line: how far the first line of every image lies from the rest."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 1, bias=False), nn.Flatten())
+    masks = masks_of(MaskSpace.of(model), 1, 1.0)
+    torch.manual_seed(0)
+    x = 300 + torch.randn(40, 1, 6, 6)
+    x[:, :, 0] += line
+    exact, _, _ = trained(LoopEngine, model.double(), masks, x.double())
+    found, _, _ = trained(SparseEngine, model.float(), masks, x)
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("samples", [8, 37, 150])
 def test_one_step_in_float32_is_close_to_float64(name: str, samples: int) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -259,24 +260,31 @@ def _control(typingctx: Any, value: Any) -> Any:
 # ---- running a program --------------------------------------------------------------------------------------------------
 
 HEADER = 6
-"""Words before the operations: next slot, next individual, individuals, blocks, operations, operations that come last."""
+"""Words that come first: next slot, next individual, individuals, blocks, segments, operations that come last. The ends of the
+segments follow, then address and arguments of each operation."""
 
 
 def _work(data: Any) -> None:
-    """One thread: take individuals until none is left; for each, every block through every operation, then what comes last."""
+    """One thread: take individuals until none is left; for each, segment by segment, every block through every operation of the
+    segment, then what comes last."""
     slot = _next(data, 0)
     before = _control(-1)
     _control(before | FLUSH)
-    rows, blocks, operations, last = data[2], data[3], data[4], data[5]
+    rows, blocks, segments, last = data[2], data[3], data[4], data[5]
+    first = HEADER + segments
     while True:
         row = _next(data, 1)
         if row >= rows:
             break
-        for block in range(blocks):
-            for operation in range(operations):
-                _call(data[HEADER + 2 * operation], data[HEADER + 2 * operation + 1], row, slot, block)
-        for operation in range(operations, operations + last):
-            _call(data[HEADER + 2 * operation], data[HEADER + 2 * operation + 1], row, slot, 0)
+        begin = 0
+        for segment in range(segments):
+            end = data[HEADER + segment]
+            for block in range(blocks):
+                for operation in range(begin, end):
+                    _call(data[first + 2 * operation], data[first + 2 * operation + 1], row, slot, block)
+            begin = end
+        for operation in range(begin, begin + last):
+            _call(data[first + 2 * operation], data[first + 2 * operation + 1], row, slot, 0)
     _control(before)
 
 
@@ -317,14 +325,15 @@ Operation = tuple[int, Sequence[int] | npt.NDArray[np.int64]]
 class Program:
     """Operations with their arguments, ready to run for `rows` individuals and `blocks` blocks of the batch.
 
-    operations: (address of the kernel, its int64 arguments). last: operations that run once an individual, after its last
-    block. Arguments given as an int64 array are read there at every launch; all stay writable through `args`.
+    segments: lists of (address of the kernel, its int64 arguments); no block enters a segment before all have left the one
+    before. last: operations that run once an individual, after its last block. Arguments given as an int64 array are read there
+    at every launch; all stay writable through `args`.
     """
 
-    def __init__(self, operations: Sequence[Operation], rows: int, blocks: int, last: Sequence[Operation] = ()) -> None:
-        every = [*operations, *last]
+    def __init__(self, segments: Sequence[Sequence[Operation]], rows: int, blocks: int, last: Sequence[Operation] = ()) -> None:
+        every = [*itertools.chain(*segments), *last]
         self.args: list[npt.NDArray[np.int64]] = [np.asarray(args, dtype=np.int64) for _, args in every]
-        words = [0, 0, rows, blocks, len(operations), len(last)]
+        words = [0, 0, rows, blocks, len(segments), len(last), *itertools.accumulate(map(len, segments))]
         for (code, _), args in zip(every, self.args, strict=True):
             words += [code, args.ctypes.data]
         self.words = np.array(words, dtype=np.int64)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from evoprune.errors import UnsupportedLayer
+from evoprune.training.engines.sparse.lifetimes import Lifetimes
 from evoprune.training.engines.sparse.operations import Activation, Operation, Output, Product
 from evoprune.training.engines.sparse.spatial import Dropout, Largest, Mean, Norm, NormOptions, Plus, Region, Reshape
 from evoprune.training.engines.sparse.values import Value
@@ -169,42 +170,16 @@ class Network:
         self.operations = kept
         self.uses = Counter(x.root for operation in kept for x in operation.inputs)
         self.draws = [operation for operation in kept if isinstance(operation, Dropout)]
-        self.aliases = _shared_gradients(kept)
-        self.whole_batch = any(isinstance(operation, Norm) and operation.options.batch_statistics for operation in kept)
+        self.whole_batch = any(operation.barrier for operation in kept)
+        for operation in kept:
+            if isinstance(operation, Plus):
+                operation.take_norm(self.producer, self.uses)
+        self.lifetimes = Lifetimes(kept)
 
     @property
     def images(self) -> bool:
         """Whether a layer with weights works on images."""
         return any(isinstance(operation, Product) and operation.output.image[1:] != (1, 1) for operation in self.operations)
-
-
-def _shared_gradients(operations: Sequence[Operation]) -> dict[Value, Value]:
-    """Inputs of sums whose gradient can live in the memory of the output's gradient, because nothing writes it too early.
-
-    Backward runs the operations from the last to the first. The gradient of a sum's output is complete when the sum runs, and
-    is that of both inputs. An input that others read as well has more added to it; that must come after the producer of the
-    other input has read it.
-    """
-    producers = {
-        operation.output.root: position for position, operation in enumerate(operations) if not isinstance(operation, Output)
-    }
-    aliases: dict[Value, Value] = {}
-    for position, operation in enumerate(operations):
-        if not isinstance(operation, Plus) or operation.inputs[0].root is operation.inputs[1].root:
-            continue
-        y = operation.output
-        for x, other in (operation.inputs, operation.inputs[::-1]):
-            readers = [
-                at
-                for at, reader in enumerate(operations)
-                if at != position and any(x.root is value.root for value in reader.inputs)
-            ]
-            same = x.root is x and x.needs and x.delta_pad == y.delta_pad and y.root is y
-            alone = not readers and not x.gated
-            after = bool(readers) and max(readers) < producers.get(other.root, -1)
-            if same and (alone or after):
-                aliases[x] = y
-    return aliases
 
 
 # ---- one rule a layer: (network, module, inputs…) or (network, inputs…, options) -> value ---------------------------------

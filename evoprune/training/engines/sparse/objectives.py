@@ -40,7 +40,7 @@ class Batch:
             layout.origin, layout.channel, layout.line, size,
         )  # fmt: skip
         self._args = args
-        self._program = Program([(address_of(gather.gather, data.dtype), args)], -(-plan.samples // gather.TOGETHER), 1)
+        self._program = Program([[(address_of(gather.gather, data.dtype), args)]], -(-plan.samples // gather.TOGETHER), 1)
 
     def take(self, indices: Tensor, threads: int) -> None:
         """Copy the samples at positions `indices`, int64 and contiguous."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,18 @@ from evoprune.training.engines.sparse.values import Layout, Value
 if TYPE_CHECKING:
     from evoprune.training.engines.sparse.tables import Tables
 
-__all__ = ["Activation", "Operation", "Output", "Product", "gate_calls"]
+__all__ = ["BARRIER", "Activation", "Call", "Operation", "Output", "Product", "gate_calls"]
 
 Call = tuple[kernel, Sequence[int] | npt.NDArray[np.int64]]
+
+
+@kernel
+def _barrier(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
+    """Never called."""
+
+
+BARRIER: Call = (_barrier, ())
+"""Between two calls: no block of the batch goes on before all have come this far."""
 
 
 class Operation(ABC):
@@ -29,6 +38,8 @@ class Operation(ABC):
 
     inputs: tuple[Value, ...]
     output: Value
+    barrier = False
+    """Whether it asks for a barrier between reading its inputs and writing its output, and the other way round backward."""
 
     def prepare(self) -> None:  # noqa: B027 - most operations need none
         """Ask for the borders that this operation needs of its inputs and outputs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ import torch
 
 from evoprune.training.engines.kernels import copies, norm, pool
 from evoprune.training.engines.kernels.runtime import bits
-from evoprune.training.engines.sparse.operations import Call, Operation, gate_calls
+from evoprune.training.engines.sparse.operations import BARRIER, Call, Operation, gate_calls
 from evoprune.training.engines.sparse.values import Layout, Value
 
 if TYPE_CHECKING:
@@ -51,22 +51,31 @@ class NormOptions:
 
 
 class Norm(Operation):
-    """BatchNorm1d and BatchNorm2d, with ReLU if the output is gated."""
+    """BatchNorm1d and BatchNorm2d, with ReLU if the output is gated.
+
+    summed: the addition that is the only reader of the output, which then is never written: the addition normalises.
+    """
+
+    summed: Plus | None = None
 
     def __init__(self, x: Value, output: Value, options: NormOptions) -> None:
         self.inputs, self.output, self.options = (x,), output, options
-        self.weight, self.bias = options.weight, options.bias
+        self.weight, self.bias, self.barrier = options.weight, options.bias, options.batch_statistics
 
     def _args(self, tables: Tables) -> list[int]:
         x, y, options = self.inputs[0], self.output, self.options
         args = [0] * norm.WORDS
-        _geometry(args, norm, x, y, tables)
+        layouts = (tables.layout(x), tables.layout(y), tables.delta_layout(y), tables.delta_layout(x))
+        for number, layout in enumerate(layouts):
+            args[norm.STRIDES + 2 * number : norm.STRIDES + 2 * number + 2] = [layout.channel, layout.line]
+        tables.put(args, norm.IN, tables.at(x, inside=True))
         channels, lines, width = y.image
         block = tables.plan.block
-        tables.put(args, norm.SAVED, tables.extra(("norm", y), 2 * channels + 4))
+        tables.put(args, norm.SAVED, tables.once(("norm", y), norm.PER_CHANNEL * channels))
+        tables.put(args, norm.SUMS, tables.once(("sums", y), norm.SUMS_PER_CHANNEL * channels, torch.float64))
         args[norm.CHANNELS], args[norm.LINES], args[norm.WIDTH], args[norm.BLOCK] = channels, lines, width, block
         args[norm.SAMPLES], args[norm.SIZE] = tables.samples, tables.size
-        args[norm.BATCH_STATISTICS], args[norm.GATED] = int(options.batch_statistics), int(y.gated)
+        args[norm.BATCH_STATISTICS] = int(options.batch_statistics)
         args[norm.WEIGHT], args[norm.BIAS] = tables.stacked(options.weight), tables.stacked(options.bias)
         args[norm.MEAN], args[norm.VARIANCE] = tables.stacked(options.mean), tables.stacked(options.variance)
         args[norm.TRACKED] = tables.stacked(options.tracked)
@@ -74,20 +83,35 @@ class Norm(Operation):
         args[norm.MOMENTUM] = bits(-1.0 if options.momentum is None else options.momentum)
         return args
 
+    def normalised(self, tables: Tables, y: Value, other: Value | None = None, *, again: bool = False) -> Call:
+        """The call that writes `y`, the normalised input, plus `other`; again: with what the first time left in memory."""
+        args, layout = self._args(tables), tables.layout(y)
+        tables.put(args, norm.OUT, tables.at(y, inside=True))
+        args[norm.STRIDES + 2 : norm.STRIDES + 4] = [layout.channel, layout.line]
+        args[norm.GATED], args[norm.AGAIN] = int(y.gated), int(again)
+        if other is not None:
+            along = tables.layout(other)
+            tables.put(args, norm.OTHER, tables.at(other, inside=True))
+            args[norm.STRIDES + 8 : norm.STRIDES + 10] = [along.channel, along.line]
+        return norm.normalise, args
+
     def forward(self, tables: Tables) -> list[Call]:
-        return [(norm.normalise, self._args(tables))]
+        calls = [(norm.moments, self._args(tables)), BARRIER] if self.barrier else []
+        return calls if self.summed else [*calls, self.normalised(tables, self.output)]
 
     def backward(self, tables: Tables) -> list[Call]:
         x, y = self.inputs[0], self.output
         args = self._args(tables)
+        tables.put(args, norm.DELTA_OUT, tables.delta_at(y, inside=True))
+        calls = [(norm.moments_back, args), *([BARRIER] if self.barrier else [])]
         args[norm.WEIGHT_GRADIENT] = tables.stacked_gradient(self.weight)
         args[norm.BIAS_GRADIENT] = tables.stacked_gradient(self.bias)
-        _deltas(args, norm, x, y, tables)
         if not x.root.needs:
-            return [(norm.normalise_back, args)]
+            return [*calls, (norm.normalise_back, args)]
         add, gated = tables.contribute(x.root)
+        tables.put(args, norm.DELTA_IN, tables.delta_at(x, inside=True))
         args[norm.ADD] = int(add)
-        return [(norm.normalise_back, args), *gate_calls(tables, x, gated)]
+        return [*calls, (norm.normalise_back, args), *gate_calls(tables, x, gated)]
 
 
 class Largest(Operation):
@@ -237,13 +261,27 @@ class Reshape(Region):
 
 
 class Plus(Operation):
-    """The sum of two values, with ReLU if the output is gated."""
+    """The sum of two values, with ReLU if the output is gated.
+
+    norm: the normalisation that leaves it to this sum to write its output.
+    """
+
+    norm: Norm | None = None
 
     def __init__(self, left: Value, right: Value, output: Value) -> None:
         self.inputs, self.output = (left, right), output
 
+    def take_norm(self, producers: Mapping[Value, Operation], uses: Mapping[Value, int]) -> None:
+        """Normalise and add in one pass, where an input is a normalisation's output that nothing else reads."""
+        for x in self.inputs:
+            producer = producers.get(x)
+            if self.norm is None and isinstance(producer, Norm) and uses[x] == 1 and not x.gated:
+                self.norm, producer.summed = producer, self
+
     def forward(self, tables: Tables) -> list[Call]:
         (left, right), y = self.inputs, self.output
+        if self.norm:
+            return [self.norm.normalised(tables, y, right if self.norm.output is left else left)]
         args = [0] * copies.WORDS
         for number, (where, value) in enumerate(((copies.TARGET, y), (copies.SOURCE, left), (copies.OTHER, right))):
             tables.put(args, where, tables.at(value, inside=True))
@@ -258,7 +296,7 @@ class Plus(Operation):
         for x in self.inputs:
             if x.root.needs:
                 add, gated = tables.contribute(x.root)
-                if x.root in tables.plan.network.aliases:
+                if x.root in tables.plan.network.lifetimes.aliases:
                     continue
                 same = Region(x, self.output, size=x.image)
                 calls += [*same._call(tables, back=True, add=add), *gate_calls(tables, x, gated)]

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from evoprune.training.engines.base import Chunk
-from evoprune.training.engines.kernels.runtime import Program, address_of, kernel
+from evoprune.training.engines.kernels.runtime import Program, address_of
 from evoprune.training.engines.kernels.vectors import lanes
 from evoprune.training.engines.sparse.lowering import Network
+from evoprune.training.engines.sparse.operations import BARRIER, Call, Operation
 from evoprune.training.engines.sparse.structure import Longs, Sparse
 from evoprune.training.engines.sparse.values import Layout, Value
 
 __all__ = ["At", "Call", "Plan", "Tables", "Workspace"]
 
 At = tuple[int, int, int, int]
-Call = tuple[kernel, Sequence[int] | npt.NDArray[np.int64]]
 Objective = Callable[["Tables"], Call]
 
 BLOCK = 128
@@ -29,6 +29,9 @@ BLOCK = 128
 
 BLOCK_IMAGES = 32
 """The same where layers work on images: the lines of all channels that a window meets must fit into the cache."""
+
+BLOCK_NORMED = 16
+"""The same with statistics of the batch: what a layer reads and writes of one block should still be there for the next one."""
 
 
 class Plan:
@@ -44,8 +47,9 @@ class Plan:
         self.network, self.rows, self.samples = network, rows, samples
         self.shared, self.threads, self.keep, self.fused = shared, threads, keep, fused
         whole = -(-samples // 16) * 16
-        block = BLOCK_IMAGES if network.images else BLOCK
-        self.block = whole if network.whole_batch or whole <= block else block
+        images = BLOCK_NORMED if network.whole_batch else BLOCK_IMAGES
+        block = images if network.images else BLOCK
+        self.block = min(whole, block)
         self.blocks = -(-samples // self.block)
         self.key = (id(network), rows, samples, shared, threads, keep, fused)
 
@@ -130,13 +134,14 @@ class Tables:
         self._kept: list[Any] = []
         self._waiting: dict[Value, int] = {}
         self._written: set[Value] = set()
+        self._renewed: set[Value] = set()
         network = plan.network
         self.k, self.objective = chunk.k, objective
         forward = [call for step in network.operations for call in step.forward(self)]
         backward: list[Call] = []
         if plan.keep:
             self._waiting = dict(network.uses)
-            backward = [call for step in reversed(network.operations) for call in step.backward(self)]
+            backward = [call for step in reversed(network.operations) for call in [*self._renew(step), *step.backward(self)]]
         if plan.fused:
             self.forward = self.program([*forward, *backward], last)
         else:
@@ -145,8 +150,20 @@ class Tables:
 
     def program(self, calls: Sequence[Call], last: Sequence[Call] = ()) -> Program:
         """Kernel calls as a program for all individuals and blocks; `last`: those that follow an individual's last block."""
-        first, then = ([(address_of(entry, self.space.dtype), args) for entry, args in some] for some in (calls, last))
-        return Program(first, self.k, self.plan.blocks, then)
+        segments: list[list[tuple[int, Sequence[int] | npt.NDArray[np.int64]]]] = [[]]
+        for call in calls:
+            if call is BARRIER:
+                segments.append([])
+            else:
+                segments[-1].append((address_of(call[0], self.space.dtype), call[1]))
+        return Program(segments, self.k, self.plan.blocks, [(address_of(entry, self.space.dtype), args) for entry, args in last])
+
+    def _renew(self, step: Operation) -> list[Call]:
+        """The calls that compute what `step` reads and is not kept, where no step before it asked for the same."""
+        renewed = self.plan.network.lifetimes.renewed
+        missing = [root for root in dict.fromkeys(x.root for x in step.inputs) if root in renewed and root not in self._renewed]
+        self._renewed.update(missing)
+        return [renewed[root].normalised(self, root, again=True) for root in missing]
 
     # ---- buffers ------------------------------------------------------------------------------------------------
 
@@ -161,25 +178,33 @@ class Tables:
     def at(self, value: Value, *, offset: int = 0, inside: bool = False) -> At:
         """Where `value` lies, `offset` numbers on, or from its first pixel inside the border."""
         layout = self.layout(value)
-        if value.root is self.plan.network.source:
-            base = self.source[1]
-        else:
-            apart = self.plan.apart
-            base = self.space.buffer(("value", value.root), layout.numbers, a_row=apart, a_block=apart)
+        base = self._value(value.root, layout.numbers)
         return base[0] + (layout.origin if inside else offset) * self.size, *base[1:]
 
+    def _value(self, root: Value, numbers: int) -> At:
+        lifetimes = self.plan.network.lifetimes
+        if root is self.plan.network.source:
+            return self.source[1]
+        if root in lifetimes.renewed:
+            return self.space.buffer(("renewed", lifetimes.value_place[root]), numbers, a_row=False, a_block=False)
+        return self.extra(("value", root), numbers)
+
     def delta_at(self, value: Value, *, offset: int = 0, inside: bool = False) -> At:
-        """The same for its gradient, of which every thread holds one at a time."""
-        layout, root = self.delta_layout(value), value.root
-        while root in self.plan.network.aliases:
-            root = self.plan.network.aliases[root]
-        base = self.space.buffer(("delta", root), layout.numbers, a_row=False, a_block=False)
+        """The same for its gradient, of which every thread holds one at a time: of a block, or of all where a barrier asks."""
+        layout, lifetimes = self.delta_layout(value), self.plan.network.lifetimes
+        root = lifetimes.gradient_of(value)
+        key, a_block = ("delta", lifetimes.gradient_place[root]), root in lifetimes.crossing
+        base = self.space.buffer(key, layout.numbers, a_row=False, a_block=a_block)
         return base[0] + (layout.origin if inside else offset) * self.size, *base[1:]
 
     def extra(self, key: Hashable, numbers: int, dtype: torch.dtype | None = None) -> At:
         """A buffer that forward leaves for backward."""
         apart = self.plan.apart
-        return self.space.buffer(key, numbers, a_row=apart, a_block=apart, dtype=dtype)
+        return self.space.buffer(key, numbers, a_row=apart, a_block=apart or self.plan.network.whole_batch, dtype=dtype)
+
+    def once(self, key: Hashable, numbers: int, dtype: torch.dtype | None = None) -> At:
+        """A buffer that all blocks share."""
+        return self.space.buffer(key, numbers, a_row=self.plan.apart, a_block=False, dtype=dtype)
 
     @staticmethod
     def put(args: list[int] | npt.NDArray[np.int64], position: int, at: Sequence[int]) -> None:
