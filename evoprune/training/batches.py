@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
 import torch
@@ -58,11 +57,6 @@ class Batches:
         shuffled = seeds.generator(self.seed, "batches", epoch).permutation(len(self.inputs))
         kept = shuffled[: self.per_epoch * self.size].reshape(self.per_epoch, self.size)
         return torch.from_numpy(kept).to(self.device)
-
-    def epoch(self, epoch: int, first: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets of the steps of an epoch (0 is the first), or of its steps first … stop - 1 alone."""
-        for indices in self.order(epoch)[first:stop]:
-            yield self.rows(indices)
 
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and targets of the samples `indices`."""

@@ -187,15 +187,8 @@ class Population:
         if not first:
             self._loss.zero_()
         order = self.batches.order(self.epoch)
-        fused = self._fused() if gradients and not self.training.drop_rate else None
         for indices in order[first : first + steps]:
-            if fused is not None:
-                self.set_rate()
-                fused(indices, self._loss, self.trace.sums)
-            elif self._recorded is not None and gradients:
-                self._recorded.step(self, order)
-            else:
-                self._take(indices, gradients=gradients)
+            self._step(indices, order, gradients=gradients)
             self.steps += 1
             if self.steps % EVERY == 0:
                 zero_tiny(self.optimizer)
@@ -203,6 +196,31 @@ class Population:
         self.ledger.train(steps * self.batches.size, counts, 3 * self.problem.prunable * len(self.problem.split("train")))
         if first + steps == self.batches.per_epoch:
             self._finish_epoch((self._loss / self.batches.per_epoch).cpu().numpy())
+
+    def _step(self, indices: Tensor, order: Tensor, *, gradients: bool) -> None:
+        """One step on the samples `indices`, in the fastest way there is. order: all indices of the epoch."""
+        if gradients and not self.training.drop_rate and self._take_fused(indices):
+            return
+        if self._recorded is not None and gradients:
+            self._recorded.step(self, order)
+        else:
+            self._take(indices, gradients=gradients)
+
+    def _take_fused(self, indices: Tensor) -> bool:
+        """One step on the samples `indices` as the engine's own step; False where it has none.
+
+        Where memory runs out it is tried again with half as many individuals at a time: nothing has changed by then.
+        """
+        while True:
+            try:
+                fused = self._fused()
+                if fused is not None:
+                    self.set_rate()
+                    fused(indices, self._loss, self.trace.sums)
+                return fused is not None
+            except (RuntimeError, MemoryError) as error:
+                self._halve(error)
+            self._cut_again()
 
     def _fused(self) -> FusedStep | None:
         """The engine's own step for the present layout and optimizer, if it has one."""
@@ -262,6 +280,7 @@ class Population:
 
     def _cut_again(self) -> None:
         """Smaller chunks, when nothing holds what the failed attempt allocated."""
+        self._fused_step = self._fused_for = None
         self._cut()
         release_memory()
         log.warning("out of memory: going on with %d networks at a time", self.engine.width)

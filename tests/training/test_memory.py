@@ -56,6 +56,45 @@ def test_a_process_that_runs_out_of_memory_halves_the_chunk_and_goes_on() -> Non
     )
 
 
+LIMITED_STEP = """
+import gc, logging, resource, torch
+from evoprune.masks.sampling import random_masks
+from evoprune.problems.problem import Problem
+from evoprune.training.population import Population
+from tests.tiny import table
+
+torch.set_num_threads(2)
+net = torch.nn.Sequential(torch.nn.Conv2d(1, 24, 3, padding=1), torch.nn.BatchNorm2d(24), torch.nn.ReLU(), torch.nn.Flatten(),
+                          torch.nn.Linear(24 * 400, 3))
+problem = Problem(net, table((1, 20, 20), 3, 120))
+masks = random_masks(problem.space, 4, sparsity=0.9)
+
+def trained():
+    return Population(problem, masks, horizon=1, engine="sparse", device="cpu", batch_size=100).train(1)
+
+values = list(trained().parameters.leaves().values())
+gc.collect()
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 16 * 2**20, resource.RLIM_INFINITY))
+logging.basicConfig(level=logging.WARNING)
+generation = trained()
+same = [torch.equal(a, b) for a, b in zip(values, generation.parameters.leaves().values(), strict=True)]
+print(generation.engine.width, generation._fused() is not None, all(same))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on address space is Linux's")
+def test_a_step_of_the_sparse_engine_that_does_not_fit_trains_fewer_at_a_time() -> None:
+    """Activations and gradients of a batch take 10 MB a thread: two do not fit into 16 MB, one does."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED_STEP], check=True, capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert done.stdout.split() == ["1", "True", "True"], done.stdout + done.stderr
+    assert "out of memory: going on with 1 networks at a time" in done.stderr
+
+
 @pytest.mark.parametrize("where", ["forward", "backward"])
 def test_losses_gradients_and_running_statistics_are_as_if_it_had_fitted(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = own(Residual)

@@ -53,7 +53,8 @@ class FusedStep(Protocol):
         """Train one step, with the optimizer's current options.
 
         indices: the batch as positions in the training split, int64 `(B,)`. losses: float64 `(K,)`, to which each individual's
-        mean loss is added. sums: `Trace.sums`, to which gradients are added. Gradients are zero afterwards.
+        mean loss is added. sums: `Trace.sums`, to which gradients are added. Gradients are zero afterwards. Where memory runs
+        out, nothing has changed.
         """
 
 

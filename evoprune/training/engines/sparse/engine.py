@@ -63,6 +63,11 @@ class SparseEngine(Engine):
         fitting = KEPT_BYTES // (numbers * torch.empty((), dtype=self.dtype).element_size())
         return max(4, min(64, 1 << (fitting.bit_length() - 1 if fitting else 0)))
 
+    def halve(self) -> bool:
+        self._free.clear()
+        self._sources.clear()
+        return super().halve()
+
     @property
     def random(self) -> bool:
         return self.traces[True].random
@@ -76,7 +81,8 @@ class SparseEngine(Engine):
         if self.random or data[0].dtype != self.dtype:
             return None
         network = self.network(True, tuple(data[0].shape[1:]))
-        return fuse(self.chunk(parameters, 0, len(parameters)), parameters, network, data, loss, optimizer, self.batch_size)
+        chunk = self.chunk(parameters, 0, len(parameters))
+        return fuse(chunk, parameters, network, data, loss, optimizer, self.batch_size, most=self.width)
 
     def network(self, training: bool, shape: tuple[int, ...]) -> Network:
         """The model lowered for one mode and one shape of a sample."""
@@ -167,10 +173,10 @@ class SparseChunk(Chunk):
         network = engine.network(self.training, tuple(shape))
         plan = Plan(
             network,
-            max(self.k, engine.rows),
+            max(self.k, engine.width),
             samples,
             shared=shared,
-            threads=torch.get_num_threads(),
+            threads=min(torch.get_num_threads(), engine.width),
             keep=torch.is_grad_enabled(),
         )
         if batch.dtype != engine.dtype:

@@ -27,31 +27,34 @@ __all__ = ["fuse"]
 
 def fuse(
     chunk: SparseChunk, parameters: Parameters, network: Network, data: tuple[Tensor, Tensor], loss: Loss,
-    optimizer: torch.optim.Optimizer, samples: int,
+    optimizer: torch.optim.Optimizer, samples: int, *, most: int,
 ) -> Fused | None:  # fmt: skip
     """The fused step of a chunk of all individuals, or None for a loss, targets or an optimizer without kernels.
 
-    data: inputs and targets of the training split. samples: of a batch.
+    data: inputs and targets of the training split. samples: of a batch. most: individuals that may train
+    at the same time, each on a thread with activations of its own.
     """
     make = next((own for name, own in OBJECTIVES.items() if LOSSES[name] is loss), None)
     if make is None or type(optimizer) is not torch.optim.SGD or not make.fits(network, *data):
         return None
-    return Fused(chunk, network, data, make, SGD(parameters, optimizer), samples)
+    return Fused(chunk, network, data, make, SGD(parameters, optimizer), samples, most)
 
 
 class Fused:
     """See `FusedStep`."""
 
     def __init__(
-        self, chunk: SparseChunk, network: Network, data: tuple[Tensor, Tensor], make: type[Objective], update: SGD, samples: int
-    ) -> None:
+        self, chunk: SparseChunk, network: Network, data: tuple[Tensor, Tensor], make: type[Objective], update: SGD,
+        samples: int, most: int,
+    ) -> None:  # fmt: skip
         self.chunk, self.network, self.samples, self.data = chunk, network, samples, data
-        self._make, self._update, self._threads = make, update, 0
+        self._make, self._update, self._most, self._threads = make, update, most, 0
 
     def __call__(self, indices: Tensor, losses: Tensor, sums: Mapping[str, Mapping[str, Tensor]]) -> None:
         """See `FusedStep`."""
-        if self._threads != torch.get_num_threads():
-            self._build(torch.get_num_threads())
+        threads = min(torch.get_num_threads(), self._most)
+        if self._threads != threads:
+            self._build(threads)
         for batch in self._batches:
             batch.take(indices, self._threads)
         self._objective.take(indices, losses)
