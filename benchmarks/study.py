@@ -4,10 +4,12 @@
     python benchmarks/study.py --hours 2             # the most valuable cells that two hours allow
     python benchmarks/study.py --report              # tables and page from what is there
 
-Every method may spend what two epochs of the dense network cost, losers and scoring included: its final training is stretched
-or shortened until its ledger says so (`costs.json` holds what short trainings cost). Each finished cell is a line of `runs.csv`,
-so that any later call goes on. After the eight seeds of a sparsity, the first ticket of each search is checked against its
-controls (`checks/`). The test split is opened once a ticket, after its training; nothing is chosen by it.
+Every method may spend what a few epochs of the dense network cost (`_plan.py` says how many), losers and scoring included: its
+final training is stretched or shortened until its ledger says so (`costs.json` holds what short trainings cost). A method whose
+search alone costs more than that, or whose training fails, is not run: `unfit.csv` says why. All methods of a seed share initial
+weights and data splits. Each finished run is a line of `runs.csv`, so that any later call goes on. After the seeds of a model on
+a data set, the first ticket of each search is checked against its controls (`checks/`). The test split is opened once a ticket,
+after its training; nothing is chosen by it.
 
 Data: MNIST and Fashion-MNIST from EVOPRUNE_DATA or --data-root, in torchvision's layout, else fetched.
 """
@@ -15,115 +17,36 @@ Data: MNIST and Fashion-MNIST from EVOPRUNE_DATA or --data-root, in torchvision'
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from _plan import LATER, METHODS, PAIRS, PLAN, SEEDS, Place, key, plan, planned
+from _runs import COLUMNS, append, keys_of, mend, note_unfit, read, unfit, unfit_keys
 
 import evoprune as ep
 from evoprune.compare.cells import Cell
 from evoprune.compare.costs import Costs, epochs_at
+from evoprune.errors import InputError, TrainingFailed
 from evoprune.evidence.report import Material, page
 from evoprune.evidence.tables import duels, pivot, summarise
 from evoprune.files import atomic_write
 
 OUT = Path(__file__).parent / "results" / "study"
-TARGET = 2.0
-"""What a network may cost, in epochs of the dense one."""
 USUAL = 10
-"""Epochs of the dense reference, and of the short trainings that tell what a method costs."""
-SEEDS = 8
-METHODS: dict[str, dict[str, Any]] = {
-    "random": {},
-    "kstarts": {"k": 16},
-    "dissipating": {},
-    "combined": {"k": 4, "start_sparsity": 0.85},
-    "evolve": {"form": "guided", "ngen": 7},
-    "halving": {"k": 8, "rungs": [2, 4], "finalists": 2},
-    "snip": {},
-    "synflow": {},
-    "magnitude": {},
-    "set": {},
-    "rigl": {},
-    "gradual_magnitude": {},
-    "dense": {},
-    "dissipate_regrow": {},
-}
-"""The methods, with searches that fit into the target at 95%."""
-LATER = ("iterative_snip", "force", "grasp", "prospr", "ntk_sap", "imp", "eoi", "dropout")
-"""Methods whose turn comes after all others."""
-SEARCHES = ("dissipating", "combined", "kstarts", "evolve")
-"""Methods whose first ticket is checked against its controls."""
-PAIRS = (("combined", "random"), ("combined", "kstarts"), ("combined", "dissipating"))
-"""The question that the authors of the methods left open."""
-PLAN = (
-    ("lenet-300-100", "fashion-mnist", (0.98, 0.95, 0.99)),
-    ("lenet-300-100", "mnist", (0.98, 0.95, 0.99)),
-    ("autoencoder", "fashion-mnist", (0.98, 0.95, 0.99)),
-    ("autoencoder", "mnist", (0.98, 0.95, 0.99)),
-    ("lenet5", "fashion-mnist", (0.98, 0.95, 0.99)),
-    ("lenet-300-100", "fashion-mnist", (0.9, 0.995)),
-    ("lenet-300-100", "mnist", (0.9, 0.995)),
-    ("autoencoder", "fashion-mnist", (0.9, 0.995)),
-    ("autoencoder", "mnist", (0.9, 0.995)),
-    ("lenet5", "fashion-mnist", (0.9, 0.995)),
-)
-"""Models, data sets and sparsities, the most telling first."""
-COLUMNS = (
-    *("model", "data", "method", "sparsity", "seed", "epochs", "metric", "val_score", "test_score", "early_score"),
-    *("sparsity_obtained", "survivors", "prunable", "layers", "samples", "survivor_updates", "dense_equivalent_epochs"),
-    *("evaluation_samples", "configurations", "wall_s", "device", "engine", "mask_hash", "options", "versions"),
-)
+"""Epochs of the dense reference and of controls."""
+TOLERANCE = 0.1
+"""By which share a run may miss its target before the method counts as one that does not fit."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """A model on a data set at one sparsity."""
-
-    model: str
-    data: str
-    sparsity: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.model}-on-{self.data}"
-
-    def cell(self, method: str, seed: int) -> Cell:
-        asked = self.sparsity if ep.methods[method].sparse else None
-        return Cell(method, asked, seed, METHODS.get(method, {}), self.name)
-
-
-# ---- the cells, in their order --------------------------------------------------------------------------------------
-
-
-def plan(methods: Sequence[str]) -> Iterator[tuple[Place, str, int | None]]:
-    """Place, method and seed of every run, seed by seed, so that whatever is finished can be compared; no seed: a check."""
-    for model, data, sparsities in PLAN:
-        for sparsity in sparsities:
-            place = Place(model, data, sparsity)
-            for seed in range(SEEDS):
-                yield from ((place, method, seed) for method in methods)
-            yield from ((place, method, None) for method in SEARCHES if method in methods)
-
-
-def key(place: Place, method: str, seed: int) -> tuple[Any, ...]:
-    """By which a finished run is known; what prunes nothing is run once for all sparsities."""
-    return place.model, place.data, method, place.sparsity if ep.methods[method].sparse else 0.0, seed
-
-
-def finished(path: Path) -> set[tuple[Any, ...]]:
-    """Keys of the runs that the file holds."""
-    if not path.exists():
-        return set()
-    rows = pd.read_csv(path).to_dict("records")
-    return {(row["model"], row["data"], row["method"], float(row["sparsity"]), int(row["seed"])) for row in rows}
+class DoesNotFit(Exception):
+    """A method whose search costs more than the target at a place."""
 
 
 # ---- one run --------------------------------------------------------------------------------------------------------
@@ -152,16 +75,24 @@ class Study:
             try:
                 ticket = ep.methods[cell.method](self.problem(self.place), device=self.device, **cell.arguments)
                 yield cell, ticket.ledger.dense_equivalent_epochs
-            except ep.InputError:
+            except InputError:
                 yield cell, None
 
     def epochs(self, place: Place, method: str) -> int:
-        """At which the method costs the target."""
+        """At which the method costs the target. Raises `DoesNotFit` where there are none."""
         if not ep.methods[method].sparse:
             return USUAL
         self.place, cell = place, place.cell(method, 0)
-        self.costs.find([cell.lasting(USUAL), cell.lasting(2 * USUAL)])
-        return epochs_at(TARGET, cell, USUAL, self.costs)
+        short = USUAL if place.target >= 2 else USUAL // 2  # more than any search of the plan asks for
+        try:
+            self.costs.find([cell.lasting(short), cell.lasting(2 * short)])
+            chosen = epochs_at(place.target, cell, short, self.costs)
+        except InputError as error:
+            raise DoesNotFit(str(error)) from error
+        cost = self.costs.known[cell.kind].get(str(chosen)) or place.target  # a longer training is not tried beforehand
+        if cost > (1 + TOLERANCE) * place.target:
+            raise DoesNotFit(f"at {chosen} epochs, the fewest, it costs {cost:.3g} dense epochs; the target is {place.target:g}")
+        return chosen
 
     def ticket(self, place: Place, method: str, seed: int) -> ep.Ticket:
         cell = place.cell(method, seed).lasting(self.epochs(place, method))
@@ -179,6 +110,7 @@ class Study:
             "sparsity": place.sparsity if ep.methods[method].sparse else 0.0,
             "seed": seed,
             "epochs": self.epochs(place, method),
+            "target": place.target,
             "metric": ticket.problem.metric,
             "val_score": ticket.val_accuracy if classifies else ticket.val_loss,
             "test_score": test["accuracy"] if classifies else test["loss"],
@@ -189,7 +121,7 @@ class Study:
             "layers": "/".join(map(str, ticket.mask.counts)),
             **ticket.ledger.as_dict(),
             "mask_hash": ticket.mask.hash,
-            "options": json.dumps(METHODS.get(method, {})),
+            "options": json.dumps(place.cell(method, seed).options),
             "versions": json.dumps(ticket.provenance["versions"]),
         }
         return {name: values[name] for name in COLUMNS}
@@ -214,40 +146,46 @@ def check_stem(out: Path, place: Place, method: str) -> Path:
     return out / "checks" / f"{place.name}-{method}-{round(10000 * place.sparsity)}"
 
 
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a line to the file, with its header where it is new; on disk before the next run starts."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-        file.flush()
-        os.fsync(file.fileno())
+@dataclass(frozen=True)
+class Wanted:
+    """Which part of the plan a call works on."""
+
+    methods: Sequence[str]
+    models: Sequence[str]
+    data: Sequence[str]
+    sparsities: Sequence[float]
+    checks: bool = True
+
+    def has(self, place: Place, seed: int | None) -> bool:
+        asked = place.model in self.models and place.data in self.data and place.sparsity in self.sparsities
+        return asked and (self.checks or seed is not None)
 
 
-def work(study: Study, methods: Sequence[str], until: float, only: tuple[Sequence[str], Sequence[str], Sequence[float]]) -> None:
+def work(study: Study, wanted: Wanted, until: float) -> None:
     """Run what is missing, until the time is over."""
-    models, data, sparsities = only
     path = study.out / "runs.csv"
-    done = finished(path)
-    for place, method, seed in plan(methods):
-        if place.model not in models or place.data not in data or place.sparsity not in sparsities:
+    mend(path)
+    done, hopeless = keys_of(read(path)), unfit_keys(study.out)
+    for place, method, seed in plan(wanted.methods):
+        if not wanted.has(place, seed):
             continue
         if time.monotonic() > until:
             return
-        started = time.monotonic()
+        started, name = time.monotonic(), f"{place.name} {place.sparsity} {method}"
         if seed is None:
-            if check_stem(study.out, place, method).with_suffix(".json").exists():
+            if check_stem(study.out, place, method).with_suffix(".json").exists() or key(place, method, 0) not in done:
                 continue
             study.check(place, method)
-        elif key(place, method, seed) in done:
+        elif key(place, method, seed) in done | hopeless:
             continue
         else:
-            append(path, study.run(place, method, seed))
-            done.add(key(place, method, seed))
-        told = "check" if seed is None else f"seed {seed}"
-        print(f"{place.name} {place.sparsity} {method} {told}: {time.monotonic() - started:.0f} s", flush=True)
+            try:
+                append(path, study.run(place, method, seed))
+                done.add(key(place, method, seed))
+            except (DoesNotFit, TrainingFailed) as reason:
+                note_unfit(study.out, place, method, str(reason))
+                hopeless = unfit_keys(study.out)
+        print(f"{name} {'check' if seed is None else f'seed {seed}'}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 # ---- tables and page ------------------------------------------------------------------------------------------------
@@ -255,13 +193,10 @@ def work(study: Study, methods: Sequence[str], until: float, only: tuple[Sequenc
 
 def results_of(runs: pd.DataFrame) -> list[dict[str, Any]]:
     """What the page wants to know of each run, as its `result.json` would say it."""
-    names: dict[tuple[str, str], ep.MaskSpace] = {}
+    spaces = {model: space_of(model) for model in runs["model"].unique()}
     found = []
     for row in runs.to_dict("records"):
-        where = (row["model"], row["data"])
-        if where not in names:
-            names[where] = ep.Problem(*where).space
-        counts, space = [int(count) for count in str(row["layers"]).split("/")], names[where]
+        counts, space = [int(count) for count in str(row["layers"]).split("/")], spaces[row["model"]]
         layers = [
             {"name": name, "survivors": count, "prunable": size}
             for name, count, size in zip(space.names, counts, space.sizes, strict=True)
@@ -271,6 +206,12 @@ def results_of(runs: pd.DataFrame) -> list[dict[str, Any]]:
             {**row, "layers": layers, "ledger": row, "arguments": {"options": options, "versions": json.loads(row["versions"])}}
         )
     return found
+
+
+def space_of(model: str) -> ep.MaskSpace:
+    """Its layers, for ten classes of 28 by 28 pixels; no data are needed."""
+    blank, labels = np.zeros((100, 28, 28), dtype=np.uint8), np.arange(100) % 10
+    return ep.Problem(model, {"x_train": blank, "y_train": labels, "x_test": blank, "y_test": labels}).space
 
 
 def histories_of(runs: pd.DataFrame) -> list[pd.DataFrame]:
@@ -292,7 +233,7 @@ def checks_of(out: Path) -> list[tuple[str, dict[str, Any], pd.DataFrame]]:
 
 def write_report(out: Path) -> list[Path]:
     """`summary.csv`, `pivot.csv`, `duels.csv` and `report.html` from the runs that are there."""
-    runs = pd.read_csv(out / "runs.csv", dtype={"layers": str})
+    runs = read(out / "runs.csv")
     summaries, contests = [], []
     for (model, data), own in runs.groupby(["model", "data"], sort=False):
         for held, made in ((summaries, summarise(own)), (contests, duels(own, PAIRS))):
@@ -300,8 +241,12 @@ def write_report(out: Path) -> list[Path]:
             made.insert(1, "data", data)
             held.append(made)
     summary, contest = pd.concat(summaries, ignore_index=True), pd.concat(contests, ignore_index=True)
-    title = f"Searches, rivals and a random mask at the cost of {TARGET:g} dense epochs"
-    missing = [f"{absent} of {total} planned runs are not made yet." for absent, total in [to_do(out)] if absent]
+    title = "Searches, rivals and a random mask at equal cost"
+    missing = [*to_do(out, METHODS), *to_do(out, LATER, " of further methods")]
+    missing += [
+        f"{row['model']} on {row['data']}: {row['method']} at sparsity {row['sparsity']:g} is not run: {row['reason']}."
+        for row in unfit(out).to_dict("records")
+    ]
     material = Material(
         runs, results_of(runs), histories_of(runs), checks_of(out), ["python benchmarks/study.py"], missing, title, PAIRS
     )
@@ -310,10 +255,11 @@ def write_report(out: Path) -> list[Path]:
     return [*paths, atomic_write(out / "report.html", page(material).encode())]
 
 
-def to_do(out: Path) -> tuple[int, int]:
-    """Runs that are missing, and all."""
-    every = {key(place, method, seed) for place, method, seed in plan(list(METHODS)) if seed is not None}
-    return len(every - finished(out / "runs.csv")), len(every)
+def to_do(out: Path, methods: Sequence[str], which: str = "") -> list[str]:
+    """How many runs of the plan are missing, in words; nothing where there are none."""
+    every = planned(methods) - unfit_keys(out)
+    absent = len(every - keys_of(read(out / "runs.csv")))
+    return [f"{absent:,} of {len(every):,} planned runs{which} are not made yet."] if absent else []
 
 
 def main() -> None:
@@ -323,6 +269,7 @@ def main() -> None:
     parser.add_argument("--data", default=",".join(dict.fromkeys(data for _, data, _ in PLAN)))
     parser.add_argument("--sparsities", default="0.9,0.95,0.98,0.99,0.995")
     parser.add_argument("--methods", default=None, help="default: " + ",".join(METHODS) + ", then " + ",".join(LATER))
+    parser.add_argument("--no-checks", action="store_true", help="leave the controls of searches to a later call")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--data-root", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -330,10 +277,11 @@ def main() -> None:
     options = parser.parse_args()
     if not options.report:
         until = time.monotonic() + 3600 * options.hours
-        only = (options.models.split(","), options.data.split(","), [float(one) for one in options.sparsities.split(",")])
+        sparsities = [float(one) for one in options.sparsities.split(",")]
         study = Study(options.out, options.data_root, options.device)
-        for methods in [options.methods.split(",")] if options.methods else [list(METHODS), list(LATER)]:
-            work(study, methods, until, only)
+        for methods in [options.methods.split(",")] if options.methods else [METHODS, LATER]:
+            models, data = options.models.split(","), options.data.split(",")
+            work(study, Wanted(methods, models, data, sparsities, not options.no_checks), until)
     for path in write_report(options.out):
         print(path)
 

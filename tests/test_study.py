@@ -1,0 +1,90 @@
+"""The published study: what it plans, that it goes on where it was stopped, and that its tables need no complete plan."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+METHODS = ("random", "kstarts", "evolve", "dense")
+
+
+@pytest.fixture(scope="module")
+def study() -> Iterator[ModuleType]:
+    """The script, with a plan of seconds: a small network on the digits, two seeds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        import _plan
+        import _runs
+        import study
+
+        patch.setattr(_plan, "PLAN", (("mlp:16", "digits", (0.95, 0.875)),))
+        patch.setitem(_plan.TARGETS, "mlp:16", 0.5)
+        for module in (_plan, _runs, study):
+            patch.setattr(module, "SEEDS", 2)
+        for module in (_plan, study):
+            patch.setattr(module, "METHODS", METHODS)
+            patch.setattr(module, "LATER", ())
+        yield study
+
+
+@pytest.fixture(scope="module")
+def whole(study: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every run."""
+    out = tmp_path_factory.mktemp("study")
+    work(study, out)
+    return out
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(whole, tmp_path / "study"))
+
+
+def work(study: ModuleType, out: Path) -> pd.DataFrame:
+    wanted = study.Wanted(METHODS, ["mlp:16"], ["digits"], [0.95, 0.875], checks=False)
+    study.work(study.Study(out, None, "cpu"), wanted, math.inf)
+    return study.read(out / "runs.csv")
+
+
+def test_every_run_costs_its_target_and_what_cannot_is_said(study: ModuleType, whole: Path) -> None:
+    runs = study.read(whole / "runs.csv")
+    assert list(runs.groupby(["method", "sparsity"])["seed"].apply(list).items()) == [
+        *((place, [0, 1]) for place in (("dense", 0.0), ("evolve", 0.95), ("kstarts", 0.875), ("kstarts", 0.95))),
+        *((("random", sparsity), [0, 1]) for sparsity in (0.875, 0.95)),
+    ]
+    sparse = runs[runs["method"] != "dense"]
+    assert (abs(sparse["dense_equivalent_epochs"] / sparse["target"] - 1) < 0.1).all()
+    [unfit] = study.unfit(whole).to_dict("records")
+    assert (unfit["method"], unfit["sparsity"]) == ("evolve", 0.875), "a generation costs more than there is"
+
+
+def test_a_stopped_study_goes_on_and_gives_the_same_rows(study: ModuleType, folder: Path) -> None:
+    before, path = study.read(folder / "runs.csv"), folder / "runs.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:4]) + lines[4][:37])  # killed in the middle of the fourth run's line
+    assert len(study.read(path)) == 3
+    pd.testing.assert_frame_equal(work(study, folder).drop(columns="wall_s"), before.drop(columns="wall_s"))
+
+
+def test_a_file_without_todays_columns_is_taken_over(study: ModuleType, folder: Path) -> None:
+    before, path = study.read(folder / "runs.csv"), folder / "runs.csv"
+    before.drop(columns="target").to_csv(path, index=False, lineterminator="\n")
+    pd.testing.assert_frame_equal(work(study, folder), before.assign(target=2.0))  # what older files were made with
+    assert path.read_text().startswith(",".join(study.COLUMNS))
+
+
+def test_a_part_of_the_plan_gives_a_page_that_says_what_is_missing(study: ModuleType, folder: Path) -> None:
+    runs = study.read(folder / "runs.csv")
+    runs[:5].to_csv(folder / "runs.csv", index=False, lineterminator="\n")
+    study.write_report(folder)
+    page = (folder / "report.html").read_text()
+    assert f"{len(runs) - 5} of {len(runs)} planned runs are not made yet." in page
+    assert "evolve at sparsity 0.875 is not run" in page
