@@ -1,8 +1,9 @@
 """The LeNet-300-100 / MNIST table of the published rivals, repeated:  python benchmarks/published.py
 
 100 epochs of 54,000 images (the rest is for validation), batch 100, SGD .1 with momentum .9, weight decay 5e-4, learning
-rate x0.1 every 25,000 steps, 5 seeds. Static masks and the rules that change masks train all seeds of a cell together, as one
-population with common batches; kstarts, dissipating and combined run seed by seed. The sparsities of imp share their rounds.
+rate x0.1 every 25,000 steps (regrow_average: constant, its own), 5 seeds. Static masks and the rules that change masks train
+all seeds of a cell together, as one population with common batches; kstarts, dissipating and combined run seed by seed. The
+sparsities of imp share their rounds.
 Each finished cell is appended to the CSV, so that the command goes on where it was stopped, and can be given in pieces:
 
     python benchmarks/published.py --methods set,rigl --sparsities 0.95 --seeds 5
@@ -29,8 +30,10 @@ from evoprune.masks.mask import Mask
 from evoprune.methods.dissipate_regrow import NEARLY_DENSE, dissipate, regrow
 from evoprune.methods.gradual_magnitude import prune_gradually
 from evoprune.methods.imp import next_round, rounds, train_to_rewinding_point
+from evoprune.methods.regrow_average import averaged_epochs
 from evoprune.methods.rigl import rewire_by_gradient
 from evoprune.methods.set_ import rewire_at_random
+from evoprune.training.averaging import train_averaged
 
 RESULTS = Path(__file__).parent / "results" / "published_lenet.csv"
 RECIPE = {
@@ -42,6 +45,8 @@ RECIPE = {
     "step_every": 25_000,
     "engine": "sparse",
 }
+OWN = {"regrow_average": {"schedule": "constant"}}
+"""What a method sets by itself in place of the recipe's."""
 COLUMNS = [
     "method",
     "sparsity",
@@ -76,15 +81,20 @@ def mask_of(method: str, problem: ep.Problem, sparsity: float, seed: int) -> tup
         return ep.scorers[method].select(problem, sparsity=sparsity, seed=seed, device="cpu")
     if method in ("imp", "gradual_magnitude"):
         return Mask.full(problem.space), ep.Ledger()
-    if method == "dissipate_regrow":
+    if method in ("dissipate_regrow", "regrow_average"):
         sparsity = 1 - NEARLY_DENSE
     allocation = "uniform" if method == "random_uniform" else "erk"
     return ep.random_mask(problem.space, sparsity=sparsity, allocation=allocation, seed=seed), ep.Ledger()
 
 
 def whole(generation: ep.Population, sparsity: float) -> ep.Population:
-    """Train the masks as they are."""
-    return generation.train(generation.horizon)
+    """Train the masks as they are, to the end."""
+    return generation.train(generation.horizon - generation.epoch)
+
+
+def dissipated(generation: ep.Population, sparsity: float) -> ep.Population:
+    """Dissipate to `sparsity` in the first quarter."""
+    return dissipate(generation, generation.problem.space.budget(sparsity), max(1, generation.horizon // 4))
 
 
 TOGETHER: dict[str, Callable[[ep.Population, float], ep.Population]] = {
@@ -92,8 +102,9 @@ TOGETHER: dict[str, Callable[[ep.Population, float], ep.Population]] = {
     "set": lambda generation, sparsity: rewire_at_random(generation),
     "rigl": lambda generation, sparsity: rewire_by_gradient(generation),
     "gradual_magnitude": prune_gradually,
-    "dissipate_regrow": lambda generation, sparsity: regrow(
-        dissipate(generation, generation.problem.space.budget(sparsity), max(1, generation.horizon // 4))
+    "dissipate_regrow": lambda generation, sparsity: whole(regrow(dissipated(generation, sparsity)), sparsity),
+    "regrow_average": lambda generation, sparsity: train_averaged(
+        regrow(dissipated(generation, sparsity), every=100), averaged_epochs(generation.horizon, 0.25)
     ),
 }
 ONE_BY_ONE = ("kstarts", "dissipating", "combined")
@@ -121,7 +132,9 @@ def start(
     problems = [problem.with_seed(seed) for seed in seeds]
     found = [mask_of(method, own, sparsity, seed) for own, seed in zip(problems, seeds, strict=True)]
     weights = [own.initial_weights() for own in problems]
-    generation = ep.Population(problem, [mask for mask, _ in found], horizon=epochs, weights=weights, **RECIPE)
+    generation = ep.Population(
+        problem, [mask for mask, _ in found], horizon=epochs, weights=weights, **RECIPE | OWN.get(method, {})
+    )
     return generation, [ledger for _, ledger in found]
 
 

@@ -1,43 +1,55 @@
 """Which dissipation and regrowth is best on validation data:  python benchmarks/regrow_search.py NAME=VALUE…
 
-LeNet-300-100 on MNIST. One configuration a call, a few networks trained together on seeds that the published table does not
-use; the test split stays closed. A row is appended to the CSV: its options, validation accuracy and loss, training accuracy.
-NAME is a key of `DEFAULTS`:
+LeNet-300-100 on MNIST. One training a call, a few networks together on seeds that the published table does not use; the test
+split stays closed. A row is appended to the CSV: its options, validation accuracy and loss, training accuracy. Several values
+of `average` give one row each, of the same training. NAME is a key of `DEFAULTS`:
 
-    python benchmarks/regrow_search.py sparsity=0.98 schedule=step weight_decay=5e-4 reference=zero seeds=2
+    python benchmarks/regrow_search.py sparsity=0.98 schedule=constant every=100 average=0,0.1,0.25
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import evoprune as ep
-from evoprune.methods.dissipate_regrow import regrow
 from evoprune.methods.dissipation import RULES, check, geometric
+from evoprune.methods.rewiring import annealed, rewire, steepest
+from evoprune.training.parameters import Parameters
 
 RESULTS = Path(__file__).parent / "results" / "regrow_search.csv"
 FIRST_SEED = 100
 DEFAULTS: dict[str, Any] = {
     "sparsity": 0.98,
-    "seeds": 3,
+    "seeds": 5,
     "epochs": 100,
     "start_density": 0.6,
     "checks": 25,
     "counts": "geometric",
-    "reference": "init",
+    "reference": "zero",
     "fraction": 0.2,
     "until": 0.75,
-    "weight_decay": 4e-4,
+    "weight_decay": 5e-4,
     "lr": 0.1,
-    "schedule": "cosine",
+    "schedule": "step",
     "drop_rate": 0.0,
+    "every": 0,
+    "step_every": 25_000,
+    "average": "0",
 }
-"""counts: survivors after each check, "geometric" or "cubic" as in gradual pruning. reference: of `dissipate_regrow`."""
+"""counts: survivors after each check, "geometric" or "cubic" as in gradual pruning. reference: of `dissipate_regrow`.
+
+every: steps between regrowths, 0 for an epoch. average: share of the training, at its end, that weights are averaged over; 0
+for those of the last step. A weight counts as 0 for as long as it is out.
+"""
+Weights = dict[str, Tensor]
 MEASURED = ["val_accuracy", "val_sd", "val_loss", "train_accuracy", "train_loss"]
 
 
@@ -49,8 +61,8 @@ def survivors(options: dict[str, Any], start: int, budget: int) -> list[int]:
     return [budget + round((start - budget) * share) for share in left]
 
 
-def train(problem: ep.Problem, options: dict[str, Any]) -> ep.Population:
-    """All networks of a configuration, trained to the end."""
+def dissipated(problem: ep.Problem, options: dict[str, Any]) -> ep.Population:
+    """All networks of a configuration, at their last sparsity."""
     seeds = range(FIRST_SEED, FIRST_SEED + options["seeds"])
     masks = [ep.random_mask(problem.space, sparsity=1 - options["start_density"], seed=seed) for seed in seeds]
     generation = ep.Population(
@@ -60,16 +72,40 @@ def train(problem: ep.Problem, options: dict[str, Any]) -> ep.Population:
         seed=FIRST_SEED,
         weights=[problem.with_seed(seed).initial_weights() for seed in seeds],
         batch_size=100,
-        step_every=25_000,
         engine="sparse",
-        **{name: options[name] for name in ("lr", "weight_decay", "schedule", "drop_rate")},
+        **{name: options[name] for name in ("lr", "weight_decay", "schedule", "step_every", "drop_rate")},
     )
     for count in survivors(options, generation.masks[0].count, problem.space.budget(options["sparsity"])):
         generation.train(1)
         initial = generation.parameters.initial
         held = initial if options["reference"] == "init" else {name: torch.zeros_like(value) for name, value in initial.items()}
         check(generation, RULES["rank"], held, budget=count)
-    return regrow(generation, options["fraction"], options["until"])
+    return generation
+
+
+def regrown(generation: ep.Population, options: dict[str, Any]) -> Iterator[list[Weights]]:
+    """Train to the end; after each epoch the values of every network, pruned weights 0."""
+    per_epoch = generation.batches.per_epoch
+    total = generation.horizon * per_epoch
+    end, every = int(options["until"] * total), options["every"] or per_epoch
+    while generation.steps < total:
+        if generation.steps < end and generation.steps % every == 0:
+            rewire(generation, annealed(options["fraction"], generation.steps, end), steepest(generation, noise="regrow"))
+        following = min(generation.steps // period * period + period for period in (every, per_epoch))
+        generation.train_steps(following - generation.steps)
+        if generation.steps % per_epoch == 0:
+            yield [generation.parameters.row(position) for position in range(len(generation))]
+
+
+def put(generation: ep.Population, values: list[list[Weights]]) -> None:
+    """Give every network the mean of its values over some epochs."""
+    rows = [[epoch[position] for epoch in values] for position in range(len(generation))]
+    means = [{name: torch.stack([one[name] for one in own]).mean(0) for name in own[0]} for own in rows]
+    trained = list(generation.parameters.leaves())
+    held = Parameters.of(generation.masks, means, trained).leaves()
+    with torch.no_grad():
+        for name, leaf in generation.parameters.leaves().items():
+            leaf.copy_(held[name])
 
 
 def measured(generation: ep.Population) -> dict[str, float]:
@@ -97,14 +133,19 @@ def main() -> None:
             parser.error(f"unknown option {name!r}: choose from {', '.join(DEFAULTS)}")
         options[name] = type(DEFAULTS[name])(value)
     problem = ep.Problem("lenet-300-100", "mnist", seed=0, data_root=arguments.data_root)
-    row = {**options, **measured(train(problem, options))}
+    shares = sorted(float(share) for share in options["average"].split(","))
+    generation = dissipated(problem, options)
+    kept = deque(regrown(generation, options), maxlen=max(1, round(shares[-1] * options["epochs"])))
     new = not arguments.out.exists()
     with arguments.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, [*DEFAULTS, *MEASURED])
         if new:
             writer.writeheader()
-        writer.writerow(row)
-    print(row)
+        for share in shares:
+            put(generation, list(kept)[-max(1, round(share * options["epochs"])) :])
+            row = {**options, "average": share, **measured(generation)}
+            writer.writerow(row)
+            print(row)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
 from evoprune.methods.dissipation import RULES, check, check_count, geometric
 from evoprune.methods.registry import method
-from evoprune.methods.rewiring import annealed, check_share, rewire, steepest
+from evoprune.methods.rewiring import annealed, check_period, check_share, rewire, steepest
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
-__all__ = ["dissipate", "dissipate_regrow", "regrow"]
+__all__ = ["dissipate", "dissipate_regrow", "nearly_dense", "regrow"]
 
 NEARLY_DENSE = 0.6
 """Density that dissipation starts from, or twice the asked one where that is more."""
@@ -48,11 +48,16 @@ def dissipate_regrow(
     check_share(fraction=fraction, until=until)
     checks = check_count(max(1, epochs // 4) if checks is None else checks, epochs)
     budget = problem.space.budget(sparsity)
-    if start_sparsity is None:
-        start_sparsity = 1 - max(NEARLY_DENSE, min(1.0, 2 * budget / problem.prunable))
+    start_sparsity = nearly_dense(problem, budget) if start_sparsity is None else start_sparsity
     start = random_mask(problem.space, sparsity=start_sparsity, allocation=allocation, seed=seed)
     generation = Population(problem, [start], horizon=epochs, seed=seed, **training)
-    return regrow(dissipate(generation, budget, checks, reference), fraction, until).ticket()
+    regrow(dissipate(generation, budget, checks, reference), fraction, until)
+    return generation.train(epochs - generation.epoch).ticket()
+
+
+def nearly_dense(problem: Problem, budget: int) -> float:
+    """Sparsity of the mask that dissipation starts from, on its way to `budget` survivors."""
+    return 1 - max(NEARLY_DENSE, min(1.0, 2 * budget / problem.prunable))
 
 
 def dissipate(generation: Population, budget: int, checks: int, reference: str = "zero") -> Population:
@@ -65,11 +70,14 @@ def dissipate(generation: Population, budget: int, checks: int, reference: str =
     return generation
 
 
-def regrow(generation: Population, fraction: float = 0.2, until: float = 0.75) -> Population:
-    """Train every network to its horizon, rewired before each epoch up to the share `until` of it."""
-    end = int(until * generation.horizon)
-    while generation.epoch < generation.horizon:
-        if generation.epoch < end:
-            rewire(generation, annealed(fraction, generation.epoch, end), steepest(generation, noise="regrow"))
-        generation.train(1)
-    return generation
+def regrow(generation: Population, fraction: float = 0.2, until: float = 0.75, every: int | None = None) -> Population:
+    """Train every network to the share `until` of its horizon, in whole epochs, rewired at once and every `every` steps.
+
+    every: steps between, an epoch unless given.
+    """
+    check_period(every)
+    end = int(until * generation.horizon + 1e-6) * generation.batches.per_epoch  # 0.29 · 100 is a little less than 29
+    for step in range(generation.steps, end, every or generation.batches.per_epoch):
+        generation.train_steps(step - generation.steps)
+        rewire(generation, annealed(fraction, step, end), steepest(generation, noise="regrow"))
+    return generation.train_steps(max(end - generation.steps, 0))

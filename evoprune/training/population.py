@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ __all__ = ["Population"]
 log = logging.getLogger("evoprune")
 progress = logging.getLogger("evoprune.progress")
 
+
+SETTLED = 50
+"""Batches after which a running statistic of torch's default momentum, .1, holds half a percent of what it was."""
 
 TRIALS = 3
 """First steps of new chunks that may run out of memory and be taken again: the optimizer's state comes with the second."""
@@ -431,6 +435,20 @@ class Population:
             value.copy_(fresh[name])  # running statistics
         self.optimizer = self.training.make_optimizer(self.parameters.leaves().values())
         self._recorded = Recorded.of(self)  # the old one updates with the old optimizer's state
+        return self
+
+    def settle(self) -> Population:
+        """Take running statistics anew, after values were changed: passes over the training split, without a step.
+
+        One pass, or as many as have `SETTLED` batches, counted in the ledger as evaluation.
+        """
+        passes = math.ceil(SETTLED / self.batches.per_epoch) if self.parameters.buffers else 0
+        self.ledger.evaluation_samples += passes * len(self) * self.batches.per_epoch * self.batches.size
+        with self._undisturbed(), torch.no_grad():
+            for indices in (indices for ahead in range(passes) for indices in self.batches.order(self.epoch + ahead)):
+                for chunk in self._chunks:
+                    self.seed_dropout()
+                    chunk.train()(self.batches.rows(indices)[0])
         return self
 
     def _rewire(self, rows: Iterable[int], masks: Sequence[Mask], *, branch: bool) -> Population:

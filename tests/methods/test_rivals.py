@@ -12,17 +12,25 @@ import torch
 import evoprune as ep
 from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
-from evoprune.masks.sampling import random_masks
+from evoprune.masks.sampling import random_mask, random_masks
 from evoprune.methods.dissipate_regrow import dissipate, regrow
 from evoprune.methods.gradual_magnitude import prune_gradually
 from evoprune.methods.imp import prune_and_rewind, rounds
-from evoprune.methods.rewiring import magnitudes, steepest
+from evoprune.methods.regrow_average import averaged_epochs
+from evoprune.methods.rewiring import annealed, magnitudes, rewire, steepest
 from evoprune.methods.rigl import rewire_by_gradient
 from evoprune.methods.set_ import rewire_at_random
 from evoprune.testing import tiny_problem
 from tests.methods.test_scorers import SIX
 
-RIVALS = {"imp": {"rate": 0.9}, "gradual_magnitude": {}, "set": {}, "rigl": {"every": 2}, "dissipate_regrow": {}}
+RIVALS: dict[str, dict[str, object]] = {
+    "imp": {"rate": 0.9},
+    "gradual_magnitude": {},
+    "set": {},
+    "rigl": {"every": 2},
+    "dissipate_regrow": {},
+    "regrow_average": {"every": 2},
+}
 OPTIONS = {"engine": "loop", "batch_size": 9}
 
 
@@ -214,6 +222,7 @@ def test_it_dissipates_and_then_moves_what_it_has_kept(tiny: ep.Problem) -> None
     assert generation.epoch == 2
     first = generation.masks[0]
     regrow(generation, 0.3, 0.75)
+    assert generation.epoch == 6
     last = generation.masks[0]
     assert first.count == tiny.space.budget(0.8)
     assert last.counts == first.counts, "regrowth keeps what dissipation has given each layer"
@@ -259,6 +268,49 @@ def test_regrowth_does_not_depend_on_who_trains_beside(tiny: ep.Problem) -> None
     both = population(tiny, 2, horizon=4)
     alone = population(tiny, 2, horizon=4).select([1])
     assert regrow(alone).masks[0] == regrow(both).masks[1]
+
+
+def test_regrowth_moves_the_annealed_share_of_every_layer_each_period(tiny: ep.Problem) -> None:
+    generation = population(tiny, sparsity=0.4, horizon=8)
+    twin = population(tiny, sparsity=0.4, horizon=8)
+    regrow(generation, 0.4, 0.5, every=3)
+    end = 4 * twin.batches.per_epoch
+    for step in range(0, end, 3):
+        twin.train_steps(step - twin.steps)
+        rewire(twin, annealed(0.4, step, end), steepest(twin, noise="regrow"))
+    twin.train_steps(end - twin.steps)
+    assert generation.masks == twin.masks
+    assert generation.ledger.survivor_updates == twin.ledger.survivor_updates
+
+
+@pytest.mark.parametrize("horizon", [7, 10, 29, 100])
+def test_regrowth_ends_with_the_epoch_that_its_share_names(horizon: int) -> None:
+    for end in range(1, horizon):
+        assert int((1 - (horizon - end) / horizon) * horizon + 1e-6) == end
+
+
+def test_regrow_average_is_dissipation_regrowth_and_the_mean(tiny: ep.Problem) -> None:
+    options = {"lr": 0.1, "weight_decay": 1e-3, **OPTIONS}
+    ticket = ep.methods["regrow_average"](tiny, sparsity=0.8, epochs=8, every=4, seed=3, **options)
+    start = random_mask(tiny.space, sparsity=0.4, seed=3)
+    twin = ep.Population(tiny, [start], horizon=8, seed=3, schedule="constant", **options)
+    regrow(dissipate(twin, tiny.space.budget(0.8), 2), 0.2, 0.75, every=4)
+    assert twin.epoch == 6
+    means: dict[str, list[torch.Tensor]] = {}
+    for _ in range(2):
+        twin.train(1)
+        for name, value in twin.parameters.row(0).items():
+            means.setdefault(name, []).append(value)
+    assert ticket.mask == twin.masks[0]
+    for name, value in ticket.weights.items():
+        torch.testing.assert_close(value, torch.stack(means[name]).mean(0), rtol=1e-5, atol=1e-8)
+    assert ticket.ledger.survivor_updates == twin.ledger.survivor_updates, "a mean costs nothing"
+    assert ticket.provenance["training"]["schedule"] == "constant"
+
+
+@pytest.mark.parametrize(("epochs", "average", "expected"), [(100, 0.25, 25), (10, 0.25, 2), (2, 0.25, 1), (7, 0.5, 4)])
+def test_how_many_epochs_are_averaged_over(epochs: int, average: float, expected: int) -> None:
+    assert averaged_epochs(epochs, average) == expected
 
 
 # ---- gradual magnitude and imp ----------------------------------------------------------------------------------------
@@ -328,6 +380,10 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
         ("dissipate_regrow", {"until": 1.5}),
         ("dissipate_regrow", {"reference": "unit"}),
         ("dissipate_regrow", {"start_sparsity": 0.9}),
+        ("regrow_average", {"average": 0}),
+        ("regrow_average", {"average": 1.0, "checks": 1}),
+        ("regrow_average", {"every": 0}),
+        ("regrow_average", {"fraction": 2}),
         ("imp", {"rate": 0}),
         ("imp", {"rewind": 3}),
         ("imp", {"rewind": -1}),
@@ -335,5 +391,5 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
     ],
 )
 def test_bad_options_are_refused(name: str, options: dict[str, object], tiny: ep.Problem) -> None:
-    with pytest.raises(InputError, match=r"usable|unknown (scope|reference)|smaller start_sparsity"):
+    with pytest.raises(InputError, match=r"usable|unknown (scope|reference)|smaller start_sparsity|do not fit"):
         ep.methods[name](tiny, sparsity=0.8, epochs=3, **OPTIONS, **options)
