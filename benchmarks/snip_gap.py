@@ -2,9 +2,8 @@
 
 The recipe of `published.py`, 5 seeds trained together, and what the authors' program does otherwise, one change a row:
 
-he              as in the table: He-normal weights, variance 2/fan-in
-lecun           variance 1/fan-in, as there, for scores and for training
-lecun-redrawn   the same, and other weights after pruning than those that were scored, as there
+lecun     weights of variance 1/fan-in, as there, for scores and for training; the table's have 2/fan-in (He-normal)
+redrawn   the same, and other weights after pruning than those that were scored, as there
 
 It reports the best checkpoint of a training; what that adds is `best_val_accuracy - val_accuracy`: every epoch is a checkpoint,
 and validation data stand in for the test split, which is opened once a network, after its last epoch.
@@ -24,16 +23,13 @@ from published import RECIPE
 import evoprune as ep
 
 RESULTS = Path(__file__).parent / "results" / "snip_gap.csv"
-VARIANTS = ("he", "lecun", "lecun-redrawn")
+VARIANTS = ("lecun", "redrawn")
 COLUMNS = ["variant", "sparsity", "seed", "epochs", "test_accuracy", "val_accuracy", "best_val_accuracy", "survivors"]
 
 
-def problem(variant: str, seed: int, data_root: str | None = None) -> ep.Problem:
-    """The problem with the initial weights of a variant."""
-    own = ep.Problem("lenet-300-100", "mnist", seed=seed, data_root=data_root)
-    if variant == "he":
-        return own
-    module = own.module()
+def problem(seed: int, data_root: str | None = None) -> ep.Problem:
+    """The problem with weights of half the variance."""
+    module = ep.Problem("lenet-300-100", "mnist", seed=seed, data_root=data_root).module()
     with torch.no_grad():
         for value in module.parameters():
             value.div_(math.sqrt(2))
@@ -42,9 +38,9 @@ def problem(variant: str, seed: int, data_root: str | None = None) -> ep.Problem
 
 def rows(variant: str, sparsity: float, seeds: int, epochs: int, data_root: str | None = None) -> list[dict[str, Any]]:
     """One row a seed."""
-    scored = [problem(variant, seed, data_root) for seed in range(seeds)]
+    scored = [problem(seed, data_root) for seed in range(seeds)]
     masks = [ep.scorers["snip"].select(own, sparsity=sparsity, seed=seed, device="cpu")[0] for seed, own in enumerate(scored)]
-    redrawn = [problem(variant, seed + 1000, data_root) for seed in range(seeds)] if variant == "lecun-redrawn" else scored
+    redrawn = [problem(seed + 1000, data_root) for seed in range(seeds)] if variant == "redrawn" else scored
     weights = [own.initial_weights() for own in redrawn]
     generation = ep.Population(scored[0], masks, horizon=epochs, weights=weights, **RECIPE).train(epochs)
     tickets = [generation.ticket(row) for row in range(seeds)]
@@ -82,7 +78,7 @@ def main() -> None:
                 writer.writerows(found)
                 file.flush()
                 means = {name: 100 * sum(row[name] for row in found) / len(found) for name in COLUMNS[4:7]}
-                print(f"{variant:14} {sparsity:g}", *(f"{name} {value:.2f}" for name, value in means.items()), flush=True)
+                print(f"{variant:8} {sparsity:g}", *(f"{name} {value:.2f}" for name, value in means.items()), flush=True)
 
 
 if __name__ == "__main__":

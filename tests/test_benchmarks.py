@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import evoprune as ep
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,3 +33,16 @@ def test_the_gpu_benchmark_runs_on_a_cpu_and_counts_what_it_should(tmp_path: Pat
         assert row["floor_s"] == pytest.approx(bound)
         assert row["ratio_floor"] == pytest.approx(row["s"] / bound)
     assert {row["engine"] for row in result["accuracy"]} == {"loop", "dense", "sparse"}
+
+
+@pytest.mark.parametrize("method", ["dissipate_regrow", "regrow_average"])
+def test_the_published_table_trains_the_registered_method(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    published = importlib.import_module("published")
+    problem = ep.Problem("lenet-300-100", "digits", seed=0)
+    [row] = published.cell(method, 0.9, problem, [0], 8)
+    options = published.RECIPE | published.OWN.get(method, {})
+    ticket = ep.methods[method](problem, sparsity=0.9, epochs=8, seed=0, **options)
+    assert row["mask_hash"] == ticket.mask.hash
+    assert row["val_accuracy"] == ticket.val_accuracy
+    assert row["dense_equivalent_epochs"] == ticket.ledger.dense_equivalent_epochs
