@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +51,8 @@ every: steps between regrowths, 0 for an epoch. average: share of the training, 
 for those of the last step. A weight counts as 0 for as long as it is out.
 """
 Weights = dict[str, Tensor]
-MEASURED = ["val_accuracy", "val_sd", "val_loss", "train_accuracy", "train_loss"]
+MEASURED = ["val_accuracy", "val_sd", "val_loss", "train_accuracy", "train_loss", "at_constant_inputs"]
+"""Means over the networks; at_constant_inputs: survivors, of one network, at pixels that are the same in all training images."""
 
 
 def survivors(options: dict[str, Any], start: int, budget: int) -> list[int]:
@@ -111,12 +113,15 @@ def put(generation: ep.Population, values: list[list[Weights]]) -> None:
 def measured(generation: ep.Population) -> dict[str, float]:
     """Means over the networks; accuracies in [0, 1]."""
     validation, training = generation.evaluate("validation"), generation.evaluate("train")
+    pixels = generation.problem.split("train").inputs.flatten(1)
+    constant = (pixels == pixels[0]).all(0).numpy()
     return {
         "val_accuracy": validation["accuracy"].mean(),
         "val_sd": validation["accuracy"].std(),
         "val_loss": validation["loss"].mean(),
         "train_accuracy": training["accuracy"].mean(),
         "train_loss": training["loss"].mean(),
+        "at_constant_inputs": np.mean([constant[mask.survivors[0] % len(constant)].sum() for mask in generation.masks]),
     }
 
 
