@@ -103,6 +103,15 @@ def test_batches_larger_than_a_block_and_own_targets() -> None:
         assert_close(loop, sparse)
 
 
+def test_the_survivors_of_a_chunk_are_laid_out_once() -> None:
+    generation = population(mlp(), masks=masks_of(mlp().space, 2, 0.5)).train(1)
+    [chunk], step = generation._chunks, generation._fused()
+    assert chunk.structures
+    assert step.chunk.structures is chunk.structures  # of the step, of evaluation and of dense gradients
+    generation.grow(masks_of(mlp().space, 2, 0.5, seed=3))
+    assert not generation._chunks[0].structures
+
+
 def test_norms_over_several_blocks() -> None:
     problem = Problem(resnet(), table((3, 8, 8), 3, 120))
     loop, sparse = (population(problem, engine, batch_size=40) for engine in ("loop", "sparse"))

@@ -31,9 +31,12 @@ def region(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
                 for number in range(args[ALL_WIDTH] * size):
                     here[number] = 0
     target, source = move(target, args[TARGET_OFFSET]), move(source, args[SOURCE_OFFSET])
+    width = args[WIDTH]
+    if args[STRIDES + 2] == size and args[STRIDES + 5] == size:
+        size, width = width * size, 1  # a whole line is one run
     for channel in range(args[CHANNELS]):
         for line in range(args[LINES]):
-            for pixel in range(args[WIDTH]):
+            for pixel in range(width):
                 here = move(target, channel * args[STRIDES] + line * args[STRIDES + 1] + pixel * args[STRIDES + 2])
                 there = move(source, channel * args[STRIDES + 3] + line * args[STRIDES + 4] + pixel * args[STRIDES + 5])
                 if args[ADD] != 0:

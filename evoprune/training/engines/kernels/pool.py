@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evoprune.training.engines.kernels.runtime import address8, address64, kernel, move, pointer, zero
+from evoprune.training.engines.kernels.runtime import address8, address64, kernel, move, number, pointer, zero
 
 __all__ = ["largest", "largest_back", "mean", "mean_back"]
 
@@ -110,8 +110,9 @@ def mean(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
                         values = move(source, channel * args[STRIDES] + down * args[STRIDES + 1] + across * size)
                         for sample in range(size):
                             result[sample] += values[sample]
+                factor = number(kind, 1 / divisor[line * args[WIDTH] + pixel])
                 for sample in range(size):
-                    result[sample] /= divisor[line * args[WIDTH] + pixel]
+                    result[sample] *= factor
 
 
 @kernel
@@ -124,13 +125,14 @@ def mean_back(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
         if args[ADD] == 0:
             for line in range(args[IN_LINES]):
                 here = move(result, channel * args[STRIDES + 6] + line * args[STRIDES + 7])
-                for number in range(args[IN_WIDTH] * size):
-                    here[number] = 0
+                for at in range(args[IN_WIDTH] * size):
+                    here[at] = 0
         for line in range(args[LINES]):
             for pixel in range(args[WIDTH]):
                 change = move(delta, channel * args[STRIDES + 4] + line * args[STRIDES + 5] + pixel * size)
+                factor = number(kind, 1 / divisor[line * args[WIDTH] + pixel])
                 for down in range(top[line], bottom[line]):
                     for across in range(left[pixel], right[pixel]):
                         here = move(result, channel * args[STRIDES + 6] + down * args[STRIDES + 7] + across * size)
                         for sample in range(size):
-                            here[sample] += change[sample] / divisor[line * args[WIDTH] + pixel]
+                            here[sample] += change[sample] * factor

@@ -18,9 +18,6 @@ from evoprune.training.engines.kernels.vectors import gather_tile
 
 __all__ = ["product", "transposed"]
 
-forward_8, forward_4, forward_2, forward_1 = (gather_tile(width, False) for width in (8, 4, 2, 1))
-backward_8, backward_4, backward_2, backward_1 = (gather_tile(width, True) for width in (8, 4, 2, 1))
-
 # arguments: buffers take four words each (see `pointer`), the rest one
 OUT, IN, GATE, WEIGHTS, BIAS = 0, 4, 8, 12, 13
 POINTERS, INDICES, ORDER, FIRST, ROWS, LINES, RUNS, LENGTH = 14, 15, 16, 17, 18, 19, 20, 21
@@ -29,91 +26,62 @@ UNIT, ADD, GATED, LANES, SIZE = 30, 31, 32, 33, 34
 WORDS = 35
 
 
-@inline
-def forward_run(
-    out: Any,
-    data: Any,
-    indices: Any,
-    weights: Any,
-    order: Any,
-    count: Any,
-    unit: Any,
-    start: Any,
-    add: Any,
-    gate: Any,
-    gated: Any,
-    length: Any,
-    width: Any,
-) -> None:
-    """One run of an output row, tile by tile."""
-    at = 0
-    while at + 8 * width <= length:
-        forward_8(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
-        at += 8 * width
-    if at + 4 * width <= length:
-        forward_4(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
-        at += 4 * width
-    if at + 2 * width <= length:
-        forward_2(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
-        at += 2 * width
-    if at + width <= length:
-        forward_1(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
+def sweep(permuted: bool) -> Any:
+    """All runs of all rows, line by line; permuted: with the weights of `order`, and a gate in place of biases."""
+    tile_8, tile_4, tile_2, tile_1 = (gather_tile(vectors, permuted) for vectors in (8, 4, 2, 1))
+
+    @inline
+    def one_run(
+        out: Any, data: Any, indices: Any, weights: Any, order: Any, count: Any, unit: Any, start: Any, add: Any, gate: Any,
+        gated: Any, length: Any, width: Any,
+    ) -> None:  # fmt: skip
+        at = 0
+        while at + 8 * width <= length:
+            tile_8(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
+            at += 8 * width
+        if at + 4 * width <= length:
+            tile_4(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
+            at += 4 * width
+        if at + 2 * width <= length:
+            tile_2(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
+            at += 2 * width
+        if at + width <= length:
+            tile_1(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
+
+    @inline
+    def rows_of_lines(
+        args: Any, out: Any, data: Any, gate: Any, pointers: Any, indices: Any, weights: Any, order: Any, bias: Any
+    ) -> None:
+        for line in range(args[LINES]):
+            for row in range(args[ROWS]):
+                begin = pointers[row]
+                count = pointers[row + 1] - begin
+                start = 0.0
+                if not permuted and args[BIAS] != 0:
+                    start = bias[row]
+                for run in range(args[RUNS]):
+                    one_run(
+                        move(out, row * args[OUT_ROW] + line * args[OUT_LINE] + run * args[OUT_RUN]),
+                        move(data, line * args[IN_LINE] + run * args[IN_RUN]), move(indices, begin),
+                        weights if permuted else move(weights, begin), move(order, begin), count, args[UNIT], start, args[ADD],
+                        move(gate, row * args[GATE_ROW] + line * args[GATE_LINE] + run * args[GATE_RUN]), args[GATED],
+                        args[LENGTH], args[LANES],
+                    )  # fmt: skip
+
+    return rows_of_lines
 
 
-@inline
-def backward_run(
-    out: Any,
-    data: Any,
-    indices: Any,
-    weights: Any,
-    order: Any,
-    count: Any,
-    unit: Any,
-    start: Any,
-    add: Any,
-    gate: Any,
-    gated: Any,
-    length: Any,
-    width: Any,
-) -> None:
-    """The same with the weights of `order`."""
-    at = 0
-    while at + 8 * width <= length:
-        backward_8(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
-        at += 8 * width
-    if at + 4 * width <= length:
-        backward_4(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
-        at += 4 * width
-    if at + 2 * width <= length:
-        backward_2(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
-        at += 2 * width
-    if at + width <= length:
-        backward_1(move(out, at), move(data, at), indices, weights, order, count, unit, start, add, move(gate, at), gated)
+forward, backward = sweep(False), sweep(True)
 
 
 @kernel
 def product(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """out = bias + sum of weight · shifted input, then ReLU if GATED is 1."""
-    out, data, gate = pointer(args, kind, OUT, row, slot, block), pointer(args, kind, IN, row, slot, block), kind
-    rows, lines, runs, length, unit, width = args[ROWS], args[LINES], args[RUNS], args[LENGTH], args[UNIT], args[LANES]
-    first = address64(args[FIRST])[row]
-    weights = address(kind, args[WEIGHTS] + first * args[SIZE])
-    indices, order = address32(args[INDICES] + first * 4), address32(args[INDICES])
-    pointers = address32(args[POINTERS] + row * (rows + 1) * 4)
-    biased = args[BIAS] != 0
-    bias = address(kind, args[BIAS] + row * rows * args[SIZE])
-    for line in range(lines):
-        for unit_row in range(rows):
-            begin = pointers[unit_row]
-            count = pointers[unit_row + 1] - begin
-            start = bias[unit_row] if biased else 0.0
-            for run in range(runs):
-                forward_run(
-                    move(out, unit_row * args[OUT_ROW] + line * args[OUT_LINE] + run * args[OUT_RUN]),
-                    move(data, line * args[IN_LINE] + run * args[IN_RUN]),
-                    move(indices, begin), move(weights, begin), order, count, unit, start, args[ADD], gate, args[GATED],
-                    length, width,
-                )  # fmt: skip
+    out, data = pointer(args, kind, OUT, row, slot, block), pointer(args, kind, IN, row, slot, block)
+    rows, first = args[ROWS], address64(args[FIRST])[row]
+    weights, bias = address(kind, args[WEIGHTS] + first * args[SIZE]), address(kind, args[BIAS] + row * rows * args[SIZE])
+    indices, pointers = address32(args[INDICES] + first * 4), address32(args[POINTERS] + row * (rows + 1) * 4)
+    forward(args, out, data, kind, pointers, indices, weights, indices, bias)
 
 
 @kernel
@@ -121,22 +89,8 @@ def transposed(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """Gradient of the input: the product with the transposed weights; where the input came out of a ReLU that was closed
     (gate <= 0) the gradient is zero, if GATED is 2."""
     out, data = pointer(args, kind, OUT, row, slot, block), pointer(args, kind, IN, row, slot, block)
-    gate = pointer(args, kind, GATE, row, slot, block)
-    rows, lines, runs, length, unit, width = args[ROWS], args[LINES], args[RUNS], args[LENGTH], args[UNIT], args[LANES]
-    first = address64(args[FIRST])[row]
+    rows, first = args[ROWS], address64(args[FIRST])[row]
     own = address64(args[BIAS])[row]  # where the survivors' values of this individual begin
-    weights = address(kind, args[WEIGHTS] + own * args[SIZE])
+    weights, gate = address(kind, args[WEIGHTS] + own * args[SIZE]), pointer(args, kind, GATE, row, slot, block)
     indices, order = address32(args[INDICES] + first * 4), address32(args[ORDER] + first * 4)
-    pointers = address32(args[POINTERS] + row * (rows + 1) * 4)
-    for line in range(lines):
-        for unit_row in range(rows):
-            begin = pointers[unit_row]
-            count = pointers[unit_row + 1] - begin
-            for run in range(runs):
-                backward_run(
-                    move(out, unit_row * args[OUT_ROW] + line * args[OUT_LINE] + run * args[OUT_RUN]),
-                    move(data, line * args[IN_LINE] + run * args[IN_RUN]),
-                    move(indices, begin), weights, move(order, begin), count, unit, 0.0, args[ADD],
-                    move(gate, unit_row * args[GATE_ROW] + line * args[GATE_LINE] + run * args[GATE_RUN]), args[GATED],
-                    length, width,
-                )  # fmt: skip
+    backward(args, out, data, gate, address32(args[POINTERS] + row * (rows + 1) * 4), indices, weights, order, kind)

@@ -28,6 +28,8 @@ __all__ = ["SparseChunk", "SparseEngine"]
 KEPT_BYTES = 8 << 20
 """Activations that a chunk of a fully connected network keeps at most: they should not leave the cache before backward."""
 
+Span = tuple[int, int]
+
 KEPT_PLANS = 8
 """Kinds of batches (size, training or not, …) whose buffers are kept for the next batch of that kind."""
 
@@ -51,6 +53,7 @@ class SparseEngine(Engine):
         self._networks: dict[tuple[bool, tuple[int, ...]], Network] = {}
         self._free: dict[Hashable, list[Workspace]] = {}
         self._sources: dict[Hashable, Source] = {}
+        self._structures: weakref.WeakKeyDictionary[Parameters, dict[Span, dict[Hashable, Sparse]]] = weakref.WeakKeyDictionary()
 
     @property
     def rows(self) -> int:
@@ -66,6 +69,7 @@ class SparseEngine(Engine):
     def halve(self) -> bool:
         self._free.clear()
         self._sources.clear()
+        self._structures.clear()
         return super().halve()
 
     @property
@@ -83,6 +87,10 @@ class SparseEngine(Engine):
         network = self.network(True, tuple(data[0].shape[1:]))
         chunk = self.chunk(parameters, 0, len(parameters))
         return fuse(chunk, parameters, network, data, loss, optimizer, self.batch_size, most=self.width)
+
+    def structures(self, parameters: Parameters, start: int, stop: int) -> dict[Hashable, Sparse]:
+        """Where the sparse matrices of individuals start … stop - 1 are kept, for all chunks of them."""
+        return self._structures.setdefault(parameters, {}).setdefault((start, stop), {})
 
     def network(self, training: bool, shape: tuple[int, ...]) -> Network:
         """The model lowered for one mode and one shape of a sample."""
@@ -158,7 +166,7 @@ class SparseChunk(Chunk):
         self.engine, self.in_place = engine, True
         masks = parameters.masks[start:stop]
         self.masks = {name: [mask.survivors[layer] for mask in masks] for layer, name in enumerate(parameters.space.names)}
-        self.structures: dict[Hashable, Sparse] = {}
+        self.structures = engine.structures(parameters, start, stop)
         self.leaves: dict[str, Tensor] = {**self.survivors, **self.stacked}
         self._anchor = torch.zeros((), dtype=engine.dtype, requires_grad=True)
 
@@ -209,8 +217,7 @@ class SparseChunk(Chunk):
                 [change] = torch.autograd.grad(objective(outputs), [outputs])
                 space_names = zip(self.engine.space.names, self.engine.space.shapes, strict=True)
                 result = {name: torch.zeros((self.k, *shape), dtype=self.engine.dtype) for name, shape in space_names}
-                structures = dict(self.structures)  # the dense ones are not kept
-                tables = Tables(self, structures, self.masks, space, self._source(plan), result, dense=True)
+                tables = Tables(self, self.structures, self.masks, space, self._source(plan), result, dense=True)
                 self._backward(space, batch, plan.network.output.ordered(change), tables)
             finally:
                 self.engine.give(space)

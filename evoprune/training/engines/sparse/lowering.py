@@ -282,7 +282,11 @@ def _pad(network: Network, x: Value, pad: Sequence[int], mode: str = "constant",
         raise network.refuse(f"with {list(pad)}, mode {mode!r}, value {value}")
     sides = [(0, 0)] * (len(x.shape) - len(pad) // 2) + [(pad[n], pad[n + 1]) for n in range(len(pad) - 2, -1, -2)]
     shape = tuple(size + before + after for size, (before, after) in zip(x.shape, sides, strict=True))
-    return network.add(Region(x, Value(shape), size=x.image, to=_image([before for before, _ in sides], 0)))
+    to, sliced = _image([before for before, _ in sides], 0), network.producer.get(x)
+    if type(sliced) is Region and sliced.size == x.image and network.only_reader(x):  # a slice that is padded: one copy
+        network.operations.remove(sliced)
+        return network.add(Region(sliced.inputs[0], Value(shape), size=x.image, start=sliced.start, step=sliced.step, to=to))
+    return network.add(Region(x, Value(shape), size=x.image, to=to))
 
 
 def _pair(value: Any) -> tuple[int, int]:

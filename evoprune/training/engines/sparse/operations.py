@@ -78,11 +78,8 @@ class Product(Operation):
         """The weights by output row, with offsets into the input; dense: pruned ones too."""
         x = self.inputs[0]
         layout = tables.layout(x)
-        channels = x.image[0]
-        offsets = np.array(
-            [layout.pixels(c, i) + j for c in range(channels) for i in range(self.kernel[0]) for j in range(self.kernel[1])],
-            dtype=np.int64,
-        )
+        channel, i, j = np.ogrid[: x.image[0], : self.kernel[0], : self.kernel[1]]
+        offsets = (channel * layout.pixels(1, 0) + i * layout.pixels(0, 1) + j).ravel()
         key = ("rows", self.weight, dense, offsets.tobytes())
         every = np.arange(self.output.image[0] * len(offsets), dtype=np.int64)
 
@@ -90,20 +87,16 @@ class Product(Operation):
             survivors = [every] * tables.chunk.k if dense else tables.survivors(self.weight)
             return by_row(survivors, self.output.image[0], offsets)
 
-        return tables.structure(key, make)
+        return tables.structure(key, make, keep=not dense)
 
     def columns_of(self, tables: Tables, phase: tuple[int, int]) -> Sparse:
         """The transposed weights of one phase of the stride, with offsets into the output's gradient."""
         channels, layout = self.inputs[0].image[0], tables.delta_layout(self.output)
-        target, shift = [], []
-        for channel in range(channels):
-            for i in range(self.kernel[0]):
-                for j in range(self.kernel[1]):
-                    down, right = phase[0] + self.padding[0] - i, phase[1] + self.padding[1] - j
-                    meets = down % self.stride[0] == 0 and right % self.stride[1] == 0
-                    target.append(channel if meets else -1)
-                    shift.append(layout.pixels(0, down // self.stride[0]) + right // self.stride[1] if meets else 0)
-        goal, moved, step = np.array(target, dtype=np.int64), np.array(shift, dtype=np.int64), layout.pixels(1, 0)
+        channel, i, j = np.ogrid[:channels, : self.kernel[0], : self.kernel[1]]
+        down, right = phase[0] + self.padding[0] - i, phase[1] + self.padding[1] - j
+        meets = (down % self.stride[0] == 0) & (right % self.stride[1] == 0) & (channel >= 0)
+        moved = np.where(meets, down // self.stride[0] * layout.pixels(0, 1) + right // self.stride[1], 0).ravel()
+        goal, step = np.where(meets, channel, -1).ravel(), layout.pixels(1, 0)
         key = ("columns", self.weight, goal.tobytes(), moved.tobytes(), step)
         return tables.structure(key, lambda: by_column(tables.survivors(self.weight), channels, len(goal), goal, moved, step))
 

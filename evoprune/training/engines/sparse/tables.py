@@ -225,11 +225,14 @@ class Tables:
         self._kept.append(array)
         return int(array.ctypes.data)
 
-    def structure(self, key: Hashable, make: Callable[[], Sparse]) -> Sparse:
-        """The sparse matrices `key` of this chunk, made once."""
-        if key not in self.structures:
-            self.structures[key] = make()
-        return self.structures[key]
+    def structure(self, key: Hashable, make: Callable[[], Sparse], *, keep: bool = True) -> Sparse:
+        """The sparse matrices `key` of this chunk, made once if they are kept."""
+        found = self.structures.get(key)
+        if found is None:
+            found = make()
+            if keep:
+                self.structures[key] = found
+        return found
 
     def survivors(self, name: str) -> Sequence[Longs]:
         """Sorted indices of the weights of each individual."""
