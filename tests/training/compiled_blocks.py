@@ -1,6 +1,10 @@
 """Compile the kernels for GPUs of two generations, without one: run by test_blocks.py, outside of Triton's interpreter."""
 
+import re
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import triton
@@ -8,7 +12,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from evoprune.training.engines.blocks.layer import ENTRIES, WARPS, WIDTH
+from evoprune.training.engines.blocks.layer import PIXELS, UNITS
 from evoprune.training.engines.blocks.product import product
 from evoprune.training.engines.blocks.sampled import sampled
 from evoprune.training.engines.blocks.transposed import transposed
@@ -16,14 +20,20 @@ from evoprune.training.engines.blocks.transposed import transposed
 INDICES = {"pointers": "*i32", "indices": "*i32", "order": "*i32", "first": "*i64"}
 SUMMED = {"weights", "bias"}
 """Pointers to numbers of the type that products are summed in; in `sampled` also `out`, the survivors' gradient."""
-FLAGS = {"BIASED", "RELU", "GATED"}
-LINEAR = {"pixels", "out_width", "line_step", "pixel_step"}
+FLAGS = {"BIASED", "RELU", "GATED", "STRIDED"}
+LINEAR = {"lines", "out_width", "line_step", "pixel_step"}
 """Arguments that are 1 for a Linear layer, which Triton then compiles in."""
 
 
-def size_of(kernel: Any, capability: int, stored: str, summed: str, *, linear: bool) -> int:
-    """Bytes of the machine code."""
-    signature, constants = {}, {"ENTRIES": ENTRIES, "WIDTH": WIDTH, "SUM": tl.float64 if summed == "fp64" else tl.float32}
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+
+
+def compiled(kernel: Any, capability: int, stored: str, summed: str, *, linear: bool) -> bytes:
+    """The machine code."""
+    tile = UNITS if linear else PIXELS
+    constants: dict[str, Any] = {"ENTRIES": tile.entries, "WIDTH": tile.width, "STRIDED": not linear}
+    constants["SUM"] = tl.float64 if summed == "fp64" else tl.float32
+    signature = {}
     for name in kernel.arg_names:
         if name in INDICES:
             signature[name] = INDICES[name]
@@ -38,7 +48,20 @@ def size_of(kernel: Any, capability: int, stored: str, summed: str, *, linear: b
             signature[name] = "i32"
     known = {name: value for name, value in constants.items() if name in kernel.arg_names}
     source = ASTSource(fn=kernel, signature=signature, constexprs=known)
-    return len(triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": WARPS}).asm["cubin"])
+    target = GPUTarget("cuda", capability, 32)
+    code: bytes = triton.compile(source, target=target, options={"num_warps": tile.warps}).asm["cubin"]
+    return code
+
+
+def spilled(code: bytes) -> int:
+    """Bytes a thread keeps in memory because its registers are full."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        told = subprocess.run([str(CUOBJDUMP), "-res-usage", file.name], check=True, capture_output=True, text=True)
+    found = re.search(r"STACK:(\d+).* LOCAL:(\d+)", told.stdout + told.stderr)
+    assert found is not None, told.stdout
+    return sum(int(number) for number in found.groups())
 
 
 if __name__ == "__main__":
@@ -48,5 +71,5 @@ if __name__ == "__main__":
         (90, "fp64", "fp64", False),
     ):
         for kernel in (product, transposed, sampled):
-            size = size_of(kernel, capability, stored, summed, linear=linear)
-            sys.stdout.write(f"{kernel.__name__} sm_{capability} {stored} {size}\n")
+            code = compiled(kernel, capability, stored, summed, linear=linear)
+            sys.stdout.write(f"{kernel.__name__} sm_{capability} {stored} {len(code)} {spilled(code)}\n")

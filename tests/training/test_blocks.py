@@ -17,11 +17,16 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton", reason="Triton is not installed (it is for Linux)")
 
+import triton.language as tl
+
 from evoprune.errors import UnsupportedLayer
+from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_masks
 from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import ENGINES
 from evoprune.training.engines.blocks import BlockEngine
+from evoprune.training.engines.blocks.layer import UNITS
+from evoprune.training.engines.blocks.product import product
 from evoprune.training.engines.dense import DenseEngine
 from evoprune.training.engines.loop import LoopEngine
 from evoprune.training.population import Population
@@ -95,6 +100,38 @@ def test_rows_longer_than_a_tile_and_batches_that_are_no_multiple_of_one(samples
     x = torch.randn(2, samples, 40, dtype=torch.float64)
     results = [trained(kind, model, masks, x, rows, shared=False)[:2] for kind, rows in ((LoopEngine, 1), (BlockEngine, 2))]
     torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_empty_rows_and_layers_and_a_single_output(k: int) -> None:
+    """The first individual keeps nothing of the middle layer, nor of a unit of the first; one batch is a single sample."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    space = MaskSpace.of(model)
+    empty = Mask(space, [np.arange(7, 23), np.empty(0, dtype=np.int64), np.array([1])])
+    masks = [empty, *masks_of(space, k - 1, 0.5)] if k > 1 else [empty]
+    for samples in (1, 5):
+        x = torch.randn(samples, 6, dtype=torch.float64)
+        results = [trained(kind, model, masks, x)[:2] for kind in (LoopEngine, BlockEngine)]
+        assert results[1][0].shape == (k, samples, 1)
+        torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-10)
+
+
+def test_inputs_of_more_numbers_than_32_bits_count(tmp_path: Path) -> None:
+    """The third individual's inputs begin beyond 2^31 numbers, in a file of which only what is touched exists."""
+    runs, samples, k = 2**28 + 8, 4, 3
+    data = torch.from_file(str(tmp_path / "inputs"), shared=True, size=k * runs * samples, dtype=torch.bfloat16)
+    data = data.view(k, runs, samples)
+    assert 2 * runs * samples > 2**31
+    data[:, -1] = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
+    out = torch.zeros(k, 1, samples)
+    pointers, first = torch.tensor([[0, 1]] * k, dtype=torch.int32), torch.arange(k + 1)
+    indices, weights = torch.full((k,), runs - 1, dtype=torch.int32), torch.tensor([1.0, 10, 100])
+    product[(1, k, 1)](
+        out, data, weights, weights, pointers, indices, first, 1, 1, 1, samples, runs * samples, 1, 1,
+        STRIDED=False, BIASED=False, RELU=False, SUM=tl.float32, **UNITS.options,
+    )  # fmt: skip
+    assert out[:, 0].tolist() == [[1, 2, 3, 4], [50, 60, 70, 80], [900, 1000, 1100, 1200]]
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -210,15 +247,17 @@ def test_what_it_cannot_run_is_named() -> None:
         engine_of(BlockEngine, nn.Sequential(nn.Linear(3, 4), nn.Softplus(), nn.Linear(4, 2)))
 
 
-def test_the_kernels_compile_for_gpus(tmp_path: Path) -> None:
+def test_the_kernels_compile_for_gpus_within_their_registers(tmp_path: Path) -> None:
     """Triton's compiler needs no GPU; what the interpreter lets pass, types that change in a loop for one, it refuses."""
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     script = [sys.executable, str(Path(__file__).with_name("compiled_blocks.py"))]
     done = subprocess.run(script, check=False, capture_output=True, text=True, timeout=200, env=environment)
     assert done.returncode == 0, done.stderr[-1000:]
-    lines = done.stdout.split("\n")[:-1]
+    lines = [line.split() for line in done.stdout.split("\n")[:-1]]
     assert len(lines) == 9
-    assert all(int(line.split()[-1]) > 1000 for line in lines), "no machine code"
+    for kernel, target, stored, size, spilled in lines:
+        assert int(size) > 1000, f"no machine code of {kernel} for {target}"
+        assert int(spilled) == 0, f"{kernel} on {stored} has {spilled} bytes in memory that registers should hold"
 
 
 def test_results_are_the_same_bits_every_time_and_for_every_chunk() -> None:

@@ -24,14 +24,32 @@ from evoprune.training.engines.sparse.structure import Sparse, by_column, by_row
 
 __all__ = ["Layer", "SparseProduct", "pad"]
 
-ENTRIES = 16
-"""Survivors that a program reads at a time: a row of 98% sparsity has about so many."""
-WIDTH = 32
-"""Samples a program computes: 128 bytes a run, a cache line. The inputs of 784 units then take 100 KB of a processor's cache."""
-WARPS = 1
-"""A tile of 16 x 32 numbers is 16 a thread; a row is too little work for more threads."""
 PART = 64
-"""Pixels of a row over which one program adds up the gradient of a survivor."""
+"""Pixels of a row over which one program adds up the gradient of a survivor, in whole lines."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What one program computes at a time: runs of `entries` survivors, `width` numbers of each, with `warps` of 32 threads.
+
+    It follows from the layer alone, never from masks or rows: sums keep their order whoever shares a chunk.
+    """
+
+    entries: int
+    width: int
+    warps: int
+
+    @property
+    def options(self) -> dict[str, int]:
+        """As the kernels are called with."""
+        return {"ENTRIES": self.entries, "WIDTH": self.width, "num_warps": self.warps}
+
+
+UNITS = Tile(entries=16, width=32, warps=1)
+"""Of a Linear layer: at 98% sparsity a row has about 16 survivors. 32 samples are a cache line; 16 numbers a thread are enough
+for the few survivors of a row, and the inputs of 784 units take 100 KB of a processor's cache."""
+PIXELS = Tile(entries=4, width=128, warps=1)
+"""Of a convolution: a channel has few survivors and long lines."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +90,14 @@ class Layer:
         self._backward: _Table | None = None
 
     @property
-    def pixels(self) -> int:
-        """Of an output row."""
-        return prod(self.out)
+    def tile(self) -> Tile:
+        """How its kernels divide the work."""
+        return UNITS if self.out == (1, 1) else PIXELS
+
+    @property
+    def part(self) -> int:
+        """Lines over which one program adds up the gradient of a survivor."""
+        return max(1, PART // self.out[1])
 
     @property
     def stretched(self) -> tuple[int, int]:
@@ -118,12 +141,12 @@ class SparseProduct(torch.autograd.Function):
         samples = data.shape[-1]
         output = data.new_empty((layer.k, layer.rows, *layer.out, samples))
         table, sums = layer.forward, _sums(values)
-        grid = (layer.rows * layer.pixels, layer.k, triton.cdiv(samples, WIDTH))
+        grid = (layer.rows * layer.out[0], layer.k, triton.cdiv(layer.out[1] * samples, layer.tile.width))
         with torch.cuda.device_of(data):
             product[grid](
                 output, data, values, values if bias is None else bias, table.pointers, table.indices, table.first,
-                layer.rows, layer.pixels, layer.out[1], samples, _owner(data), layer.line_step, layer.pixel_step,
-                BIASED=bias is not None, RELU=layer.relu, ENTRIES=ENTRIES, WIDTH=WIDTH, SUM=sums, num_warps=WARPS,
+                layer.rows, *layer.out, samples, _owner(data), layer.line_step, layer.pixel_step,
+                STRIDED=layer.pixel_step != 1, BIASED=bias is not None, RELU=layer.relu, SUM=sums, **layer.tile.options,
             )  # fmt: skip
         gate = output if layer.relu and not closed else None
         ctx.save_for_backward(data, values, gate)
@@ -142,14 +165,14 @@ class SparseProduct(torch.autograd.Function):
 
 def _sampled(layer: Layer, data: Tensor, delta: Tensor, values: Tensor, *, biased: bool) -> tuple[Tensor, Tensor | None]:
     """Gradients of survivors and bias."""
-    parts, samples, table = triton.cdiv(layer.pixels, PART), data.shape[-1], layer.forward
+    parts, samples, table = triton.cdiv(layer.out[0], layer.part), data.shape[-1], layer.forward
     change = values.new_empty((parts, len(values)))
     bias = values.new_empty((parts, layer.k, layer.rows) if biased else (1,))
     with torch.cuda.device_of(data):
         sampled[(layer.rows, layer.k, parts)](
             change, bias, delta, data, table.pointers, table.indices, table.first, len(values),
-            layer.rows, layer.pixels, PART, layer.out[1], samples, _owner(data), layer.line_step, layer.pixel_step,
-            BIASED=biased, ENTRIES=ENTRIES, WIDTH=WIDTH, SUM=_sums(values), num_warps=WARPS,
+            layer.rows, layer.out[0], layer.part, layer.out[1], samples, _owner(data), layer.line_step, layer.pixel_step,
+            STRIDED=layer.pixel_step != 1, BIASED=biased, SUM=_sums(values), **layer.tile.options,
         )  # fmt: skip
     return change.sum(0), bias.sum(0) if biased else None
 
@@ -158,12 +181,12 @@ def _transposed(layer: Layer, data: Tensor, delta: Tensor, values: Tensor) -> Te
     """Gradient of the padded input."""
     whole, samples, table = layer.stretch(delta), data.shape[-1], layer.backward
     into = data.new_empty((layer.k, layer.channels, *layer.padded, samples))
-    pixels = prod(layer.padded)
+    grid = (layer.channels * layer.padded[0], layer.k, triton.cdiv(layer.padded[1] * samples, layer.tile.width))
     with torch.cuda.device_of(data):
-        transposed[(layer.channels * pixels, layer.k, triton.cdiv(samples, WIDTH))](
+        transposed[grid](
             into, whole, data, values, table.pointers, table.indices, table.order, table.first,
-            layer.channels, pixels, layer.padded[1], samples, whole[0].numel(), layer.stretched[1],
-            GATED=layer.closes, ENTRIES=ENTRIES, WIDTH=WIDTH, SUM=_sums(values), num_warps=WARPS,
+            layer.channels, *layer.padded, samples, whole[0].numel(), layer.stretched[1],
+            GATED=layer.closes, SUM=_sums(values), **layer.tile.options,
         )  # fmt: skip
     return into
 

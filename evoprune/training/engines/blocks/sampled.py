@@ -1,6 +1,6 @@
 """Sampled product: the gradient of every survivor, one dot product of its output row's delta with the run that it multiplies.
 
-One program computes the survivors of one row of one individual, ENTRIES at a time, over a part of the pixels and all samples;
+One program computes the survivors of one row of one individual, ENTRIES at a time, over some of the lines and all samples;
 gradients of pruned weights are never formed. Parts are added up afterwards, in a fixed order. The gradient of the bias is the
 sum of the same delta.
 
@@ -25,13 +25,14 @@ def sampled(
     first,  # (k + 1,) int64
     survivors,  # of all k
     rows,
-    pixels,
-    part,  # pixels a part
+    lines,  # of a row
+    part,  # lines a part
     out_width,
     samples,
     data_owner,
     line_step,
     pixel_step,
+    STRIDED: tl.constexpr,
     BIASED: tl.constexpr,
     ENTRIES: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -42,29 +43,30 @@ def sampled(
     begin = tl.load(pointers + owner * (rows + 1) + row)
     end = tl.load(pointers + owner * (rows + 1) + row + 1)
     low = tl.program_id(2) * part
-    high = tl.minimum(low + part, pixels)
-    own = delta + (owner * rows + row) * pixels * samples
+    high = tl.minimum(low + part, lines)
+    span = out_width * samples
+    own = delta + (owner * rows + row) * lines * span
     source = data + owner * data_owner
     for at in range(begin, end, ENTRIES):
         entry = at + tl.arange(0, ENTRIES)
         known = entry < end
         run = tl.load(indices + start + entry, mask=known, other=0).to(tl.int64)
-        total = tl.zeros((ENTRIES,), SUM)
-        for pixel in range(low, high):
-            shift = (pixel // out_width) * line_step + (pixel % out_width) * pixel_step
-            for begins in range(0, samples, WIDTH):
+        total = tl.zeros((ENTRIES, WIDTH), SUM)
+        for line in range(low, high):
+            for begins in range(0, span, WIDTH):
                 lanes = begins + tl.arange(0, WIDTH)
-                inside = lanes < samples
-                change = tl.load(own + pixel * samples + lanes, mask=inside, other=0).to(SUM)
-                tiles = source + (run + shift)[:, None] * samples + lanes[None, :]
+                inside = lanes < span
+                where = (lanes // samples) * (pixel_step * samples) + lanes % samples if STRIDED else lanes
+                change = tl.load(own + line * span + lanes, mask=inside, other=0).to(SUM)
+                tiles = source + (run + line * line_step)[:, None] * samples + where[None, :]
                 values = tl.load(tiles, mask=known[:, None] & inside[None, :], other=0).to(SUM)
-                total += tl.sum(change[None, :] * values, axis=1)
-        tl.store(out + number * survivors + start + entry, total, mask=known)
+                total += change[None, :] * values
+        tl.store(out + number * survivors + start + entry, tl.sum(total, axis=1), mask=known)
     if BIASED:
         gathered = tl.zeros((WIDTH,), SUM)
-        for pixel in range(low, high):
-            for begins in range(0, samples, WIDTH):
+        for line in range(low, high):
+            for begins in range(0, span, WIDTH):
                 lanes = begins + tl.arange(0, WIDTH)
-                gathered += tl.load(own + pixel * samples + lanes, mask=lanes < samples, other=0).to(SUM)
+                gathered += tl.load(own + line * span + lanes, mask=lanes < span, other=0).to(SUM)
         owners = tl.num_programs(1)
         tl.store(bias + (number * owners + owner) * rows + row, tl.sum(gathered, axis=0))

@@ -23,8 +23,8 @@ def transposed(
     order,  # (survivors of all k,) int32: position of each among the individual's survivors
     first,  # (k + 1,) int64
     rows,
-    pixels,
-    out_width,
+    lines,  # of a row
+    out_width,  # pixels a line
     samples,
     delta_owner,
     line_step,
@@ -34,15 +34,15 @@ def transposed(
     SUM: tl.constexpr,
 ):
     unit, owner, tile = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
-    row, pixel = unit // pixels, unit % pixels
+    row, line = unit // lines, unit % lines
+    span = out_width * samples
     lanes = tile * WIDTH + tl.arange(0, WIDTH)
-    inside = lanes < samples
+    inside = lanes < span
     start = tl.load(first + owner)
     begin = tl.load(pointers + owner * (rows + 1) + row)
     end = tl.load(pointers + owner * (rows + 1) + row + 1)
-    shift = (pixel // out_width) * line_step + pixel % out_width
-    source = delta + owner * delta_owner + shift.to(tl.int64) * samples
-    total = tl.zeros((WIDTH,), SUM)
+    source = delta + owner * delta_owner + (line * line_step).to(tl.int64) * samples
+    total = tl.zeros((ENTRIES, WIDTH), SUM)
     for at in range(begin, end, ENTRIES):
         entry = at + tl.arange(0, ENTRIES)
         known = entry < end
@@ -51,8 +51,9 @@ def transposed(
         weight = tl.load(weights + start + own, mask=known, other=0).to(SUM)
         tiles = source + run[:, None] * samples + lanes[None, :]
         values = tl.load(tiles, mask=known[:, None] & inside[None, :], other=0).to(SUM)
-        total += tl.sum(weight[:, None] * values, axis=0)
-    target = (owner * rows * pixels + unit) * samples + lanes
+        total += weight[:, None] * values
+    result = tl.sum(total, axis=0)
+    target = (owner * rows * lines + unit) * span + lanes
     if GATED:
-        total = tl.where(tl.load(gate + target, mask=inside, other=0) > 0, total, 0)
-    tl.store(out + target, total, mask=inside)
+        result = tl.where(tl.load(gate + target, mask=inside, other=0) > 0, result, 0)
+    tl.store(out + target, result, mask=inside)
