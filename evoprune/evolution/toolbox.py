@@ -134,9 +134,12 @@ def _parts(trainer: Trainer, inherit: str | None) -> dict[str, Any]:
     race = None
     if isinstance(trainer, CohortTrainer):
         race = {"rungs": list(trainer.rungs), "criteria": [one.name for one in trainer.criteria], "eta": trainer.eta}
+    training = Training.of(**trainer.training).as_dict()
+    if not training["compile"]:
+        del training["compile"]  # a journal from before this option goes on
     return {
         "problem": trainer.problem.fingerprint,
-        "training": Training.of(**trainer.training).as_dict(),
+        "training": training,
         "objectives": list(trainer.names),
         "epochs": trainer.epochs,
         "seed": trainer.seed,

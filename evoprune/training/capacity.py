@@ -7,9 +7,12 @@ from typing import Any
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
 from evoprune.training.memory import largest
-from evoprune.training.population import TRIALS, Population
+from evoprune.training.population import Population
 
 __all__ = ["largest_population"]
+
+TRIALS = 3
+"""Steps that show what training takes: the optimizer's state comes with the second."""
 
 
 def largest_population(problem: Problem, mask: Mask, *, most: int = 4096, **training: Any) -> int:

@@ -74,7 +74,7 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
         if key.startswith("optimizer/"):
             _, slot, name = key.split("/", 2)
             leaf = parameters.leaves()[name]
-            counts = value.ndim == 0 and not population.training.fused(leaf.device)  # a step count stays on the CPU
+            counts = value.ndim == 0 and not population.training.capturable(leaf.device)  # a step count stays on the CPU
             optimizer.state[leaf][slot] = value.to("cpu" if counts else leaf.device, copy=True)
     for name, slots in values["optimizer"].items():
         optimizer.state[parameters.leaves()[name]].update(slots)

@@ -13,7 +13,10 @@ from evoprune.errors import NotEnoughMemory
 
 __all__ = ["available_memory", "check_memory", "largest", "out_of_memory", "release_memory"]
 
-WORDS = ("out of memory", "allocate memory", "not enough memory")
+WORDS = (
+    *("out of memory", "allocate memory", "not enough memory"),
+    *("alloc_failed", "unable to find an engine"),  # cuBLAS and cuDNN, when their work space does not fit
+)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -23,8 +26,14 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS)
 
 
-def available_memory() -> int | None:
-    """Bytes that new numbers can take on the CPU, the limit of a container included; None where the system does not say."""
+def available_memory(device: torch.device | None = None) -> int | None:
+    """Bytes that new numbers can take on a CUDA device, or else on the CPU, the limit of a container included.
+
+    None where the system does not say.
+    """
+    if device is not None and device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     found = []
     with suppress(OSError, ValueError, IndexError):
         [line] = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")]
@@ -35,12 +44,12 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
-def check_memory(networks: int, needed: int) -> None:
-    """Raise `NotEnoughMemory` when `needed` bytes for that many networks are more than there are.
+def check_memory(networks: int, needed: int, device: torch.device) -> None:
+    """Raise `NotEnoughMemory` when `needed` bytes for that many networks are more than there are on the device.
 
     A system that promises more memory than it has would end the process later, without a word.
     """
-    available = available_memory()
+    available = available_memory(device)
     if available is not None and needed > available:
         raise NotEnoughMemory(
             f"out of memory: {networks:,} networks need at least {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are "

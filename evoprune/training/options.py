@@ -32,8 +32,10 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 """The element-wise optimizers of `torch.optim`: each survivor's update depends on its own gradient and state alone."""
 
 FUSED = ("sgd", "adam", "adamw")
-"""On a GPU these step in one kernel whose learning rate is a number on the device, so that a CUDA graph can hold the step."""
-FUSED_ON = ("cuda",)
+"""On a GPU these step in one kernel."""
+CAPTURABLE = (*FUSED, "rmsprop", "nadam", "radam", "adadelta", "adamax", "rprop")
+"""Their learning rate and step count can be numbers on the device, so that a CUDA graph can hold the step."""
+CAPTURABLE_ON = ("cuda",)
 
 COUPLED = ("lbfgs", "adafactor", "muon")
 LEARNING_RATES = {"sgd": 0.05, "adagrad": 0.01, "adadelta": 1.0, "rprop": 0.01, "rmsprop": 0.001}
@@ -66,6 +68,7 @@ class Training:
     engine: "auto", "loop", "dense" or "sparse". device: "auto", "cpu", "cuda", …. dtype: "float32" or "float64".
     precision: how products are computed: "full" in `dtype`, "tf32" (CUDA) or "bf16" with fewer digits, on float32 weights.
     cuda_graphs: on a GPU, record a step once and replay it (what cannot be recorded runs as it is, and says so).
+    compile: train the dense engine through `torch.compile` (a model that it does not take runs as it is, and says so).
     batch_size: samples a step; None takes min(128, n_train // 40).
     optimizer: a name of `OPTIMIZERS`. lr: learning rate; None takes .05 for SGD and torch's default for the others.
     momentum, nesterov: SGD only. weight_decay: on every parameter.
@@ -82,6 +85,7 @@ class Training:
     dtype: str = "float32"
     precision: str = "full"
     cuda_graphs: bool = True
+    compile: bool = False
     batch_size: int | None = None
     optimizer: str = "sgd"
     lr: float | None = None
@@ -137,7 +141,7 @@ class Training:
                 raise InputError(
                     f"{name}={getattr(self, name)!r} is not usable: give a {expected.get(name, 'finite number >= 0')}"
                 )
-        for name in ("nesterov", "rescale", "own_weights", "cuda_graphs"):
+        for name in ("nesterov", "rescale", "own_weights", "cuda_graphs", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name}={getattr(self, name)!r} is not usable: give True or False")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
@@ -189,8 +193,9 @@ class Training:
         """
         leaves = list(leaves)
         options: dict[str, Any] = {"lr": self.base_lr, "weight_decay": self.weight_decay}
-        if self.fused(leaves[0].device):
-            options |= {"fused": True, "lr": torch.tensor(self.base_lr, device=leaves[0].device)}
+        if self.capturable(leaves[0].device):
+            options["lr"] = torch.tensor(self.base_lr, dtype=torch.float32, device=leaves[0].device)
+            options["fused" if self.optimizer in FUSED else "foreach"] = True
             options |= {} if self.optimizer == "sgd" else {"capturable": True}
         if self.optimizer == "sgd":
             options |= {"momentum": self.momentum, "nesterov": self.nesterov}
@@ -200,9 +205,9 @@ class Training:
             del options["weight_decay"]
         return OPTIMIZERS[self.optimizer](leaves, **options)
 
-    def fused(self, device: torch.device) -> bool:
+    def capturable(self, device: torch.device) -> bool:
         """Whether the optimizer's learning rate and step count are numbers on `device`."""
-        return self.optimizer in FUSED and device.type in FUSED_ON
+        return self.optimizer in CAPTURABLE and device.type in CAPTURABLE_ON
 
     @property
     def base_lr(self) -> float:

@@ -80,7 +80,7 @@ class Parameters:
                 pieces.append(kept / (mask.counts[layer] / size) ** 0.5 if rescale and mask.counts[layer] else kept)
             survivors[name] = cast(torch.cat(pieces))
         others = [name for name in weights[0] if name not in space.index]
-        rest = {name: torch.stack([cast(own[name].detach()) for own in weights]) for name in others}
+        rest = {name: cast(torch.stack([own[name].detach() for own in weights])) for name in others}
         stacked = {name: value for name, value in rest.items() if name in trained}
         buffers = {name: value for name, value in rest.items() if name not in trained}
         initial = {name: value.clone() for name, value in {**survivors, **stacked}.items()}

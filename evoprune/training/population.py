@@ -45,9 +45,6 @@ progress = logging.getLogger("evoprune.progress")
 SETTLED = 50
 """Batches after which a running statistic of torch's default momentum, .1, holds half a percent of what it was."""
 
-TRIALS = 3
-"""First steps of new chunks that may run out of memory and be taken again: the optimizer's state comes with the second."""
-
 
 class HasMask(Protocol):
     """Anything with a mask: an individual, a ticket."""
@@ -86,8 +83,8 @@ class Population:
         self.batches = Batches(problem, self.seed, self.training.batch_size, self.device, self.dtype)
         model = problem.module().to(self.device, self.dtype)
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        if self.device.type == "cpu":
-            check_memory(len(masks), _least_bytes(masks, model, self.dtype))
+        if self.device.type in ("cpu", "cuda"):
+            check_memory(len(masks), _least_bytes(masks, model, self.dtype), self.device)
         parameters = Parameters.of(
             masks,
             weights or _initial_weights(problem, masks, self.training),
@@ -105,6 +102,7 @@ class Population:
             batch_size=self.batches.size,
             dtype=self.dtype,
             precision=self.training.precision,
+            compile=self.training.compile,
         )
         self.trace = Trace(problem, parameters)
         self.ledger = Ledger(device=self.device.type, engine=self.engine.name, configurations=len(masks))
@@ -113,6 +111,8 @@ class Population:
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
         self._fused_step: FusedStep | None = None
         self._fused_for: torch.optim.Optimizer | None = None
+        self._chunks: list[Chunk] = []
+        self._recorded: Recorded | None = None
         self._adopt(parameters)
 
     def __len__(self) -> int:
@@ -240,10 +240,7 @@ class Population:
         inputs, targets = self.batches.rows(indices)
         self.set_rate()
         with self._dropped.at(self.steps):
-            if self._trials:
-                self._try(inputs, targets, gradients=gradients)
-            else:
-                self._gradients(inputs, targets, gradients=gradients)
+            self._try(inputs, targets, gradients=gradients)
         if self.trace.sums:
             self.trace.accumulate()
         self._update()
@@ -259,7 +256,7 @@ class Population:
             self._loss[chunk.start : chunk.stop] += losses.detach()
 
     def _try(self, inputs: Tensor, targets: Tensor, *, gradients: bool) -> None:
-        """A first step of these chunks: where memory runs out it is taken again with half as many individuals a chunk."""
+        """Gradients of a step: where memory runs out they are taken again with half as many individuals a chunk."""
         changes = [self._loss, *self.parameters.buffers.values()]
         before = [value.clone() for value in changes]
         while not self._fits(inputs, targets, gradients=gradients):
@@ -267,7 +264,6 @@ class Population:
             _zero_gradients(self.parameters)
             for value, saved in zip(changes, before, strict=True):
                 value.copy_(saved)
-        self._trials -= 1
 
     def _fits(self, inputs: Tensor, targets: Tensor, *, gradients: bool) -> bool:
         try:
@@ -279,14 +275,15 @@ class Population:
 
     def _halve(self, error: Exception) -> None:
         """Half as many individuals a chunk, if that may help; raises `error` if not."""
-        if not out_of_memory(error) or not self.engine.halve():
+        if not out_of_memory(error) or not self.engine.halve(max(chunk.k for chunk in self._chunks)):
             raise error
 
     def _cut_again(self) -> None:
-        """Smaller chunks, when nothing holds what the failed attempt allocated."""
+        """Smaller chunks, when nothing holds what the failed attempt allocated; a recording would hold all that a step needs."""
         self._fused_step = self._fused_for = None
-        self._cut()
+        self._let_go()
         release_memory()
+        self._cut()
         log.warning("out of memory: going on with %d networks at a time", self.engine.width)
 
     def _update(self) -> None:
@@ -473,11 +470,14 @@ class Population:
 
     def _cut(self) -> None:
         """Chunks of as many individuals as the engine holds."""
-        self._chunks: list[Chunk] = []  # the old ones' memory is free before there are new ones
+        self._let_go()
         self._recorded = Recorded.of(self)
-        self._trials = TRIALS
         width, k = self.engine.width, len(self)
         self._chunks += [self.engine.chunk(self.parameters, start, min(start + width, k)) for start in range(0, k, width)]
+
+    def _let_go(self) -> None:
+        """The old chunks' memory, and that of the recording, is free before there are new ones."""
+        self._chunks, self._recorded = [], None
 
     # ---- keeping ------------------------------------------------------------------------------------------------
 

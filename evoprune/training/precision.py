@@ -43,7 +43,8 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     """The block's float32 products on CUDA in TF32 for "tf32", and in float32 otherwise (cuDNN's own default is TF32).
 
-    The switches are torch's, for the whole process; they are put back at the end. No effect on a CPU.
+    Convolutions take kernels whose sums have one order, so that a run can be repeated bit by bit. The switches are torch's, for
+    the whole process; they are put back at the end. No effect on a CPU.
     """
     if device.type != "cuda":
         yield
@@ -62,6 +63,7 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 def _switches() -> list[tuple[Any, str, Any, Any]]:
     """Owner, attribute, value without and value with TF32, for products and for convolutions."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    repeatable = convolutions, "deterministic", True, True
     if hasattr(convolutions, "conv"):  # torch >= 2.9, which refuses a mixture of the old and the new names
-        return [(products, "fp32_precision", "ieee", "tf32"), (convolutions.conv, "fp32_precision", "ieee", "tf32")]
-    return [(products, "allow_tf32", False, True), (convolutions, "allow_tf32", False, True)]
+        return [repeatable, (products, "fp32_precision", "ieee", "tf32"), (convolutions.conv, "fp32_precision", "ieee", "tf32")]
+    return [repeatable, (products, "allow_tf32", False, True), (convolutions, "allow_tf32", False, True)]

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from evoprune.training.population import Population
 
-__all__ = ["RECORDERS", "Recorded"]
+__all__ = ["RECORDERS", "WATCHERS", "Recorded"]
 
 log = logging.getLogger("evoprune")
 
@@ -28,6 +30,7 @@ WARM = 3
 
 Replay = Callable[[], Any]
 Recorder = Callable[[Callable[[], None], Any, torch.device], tuple[Replay, Any]]
+Watcher = Callable[[torch.device], AbstractContextManager[list[str]]]
 
 
 class Recorded:
@@ -66,26 +69,39 @@ class Recorded:
         self.taken += 1
 
     def _singly(self, population: Population, order: Tensor) -> None:
-        with _aside(population.device):
+        with _aside(population.device), self._watch(population.device) as waits:
             population._take(order[population.steps % len(order)])
-        if self.taken < WARM and not self.refused and _drew(population):
-            self._refuse("it draws random numbers, each step others")
+        if self.taken < WARM and not self.refused:
+            if _drew(population):
+                self._refuse("this step", "it draws random numbers, each step others")
+            elif waits:
+                self._refuse("this step", f"the host waits for the device in it: {waits[0]}")
+
+    def _watch(self, device: torch.device) -> AbstractContextManager[list[str]]:
+        """Of the last step before the recording: where the host waits in it."""
+        watcher = WATCHERS.get(device.type) if self.taken == WARM - 1 and not self.refused else None
+        return nullcontext([]) if watcher is None else watcher(device)
 
     def _try(self, population: Population) -> None:
-        """Record; a step that cannot be recorded has changed nothing, and goes on singly."""
-        lr = population.optimizer.param_groups[0]["lr"]
-        try:
-            gradients, pool = self.record(lambda: self._gradients(population), None, population.device)
-            fused = isinstance(lr, Tensor)
-            update = self.record(lambda: self._update(population, lr), pool, population.device)[0] if fused else None
-        except RuntimeError as error:
-            self._refuse(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        else:
-            self._replays = gradients, update
+        """Record; what cannot be recorded has changed nothing, and goes on singly."""
+        gradients = self._record("this step", lambda: self._gradients(population), None, population.device)
+        if gradients is None:
+            return
+        lr, update = population.optimizer.param_groups[0]["lr"], None
+        if isinstance(lr, Tensor):
+            update = self._record("the optimizer's step", lambda: self._update(population, lr), gradients[1], population.device)
+        self._replays = gradients[0], None if update is None else update[0]
 
-    def _refuse(self, why: str) -> None:
+    def _record(self, what: str, call: Callable[[], None], pool: Any, device: torch.device) -> tuple[Replay, Any] | None:
+        try:
+            return self.record(call, pool, device)
+        except RuntimeError as error:
+            self._refuse(what, str(error).splitlines()[0] if str(error) else type(error).__name__)
+            return None
+
+    def _refuse(self, what: str, why: str) -> None:
         self.refused = True
-        log.warning("this step cannot be recorded as a CUDA graph (%s): its kernels are launched one by one", why)
+        log.warning("%s cannot be recorded as a CUDA graph (%s): its kernels are launched one by one", what, why)
 
     def _gradients(self, population: Population) -> None:
         indices = self.order.index_select(0, self.position)[0]
@@ -107,7 +123,7 @@ class Recorded:
             population.trace.accumulate()
         if update is not None:
             update()
-        else:  # its learning rate is a number of the host
+        else:
             population.set_rate()
             population._update()
             self.position.add_(1)
@@ -157,13 +173,50 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+_FAILED: list[Any] = []
+"""Graphs whose capture failed: torch's allocator goes on asking each which allocations are its own, so they must stay."""
+
+
 def _cuda_graph(call: Callable[[], None], pool: Any, device: torch.device) -> tuple[Replay, Any]:
     """`call` as a CUDA graph, and the memory that a later graph may share; `call` itself computes nothing."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, stream=_stream(device)):
-        call()
+    with torch.cuda.device(device):
+        graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=_stream(device)):
+                call()
+        except BaseException:
+            _FAILED.append(graph)
+            raise
+        finally:
+            torch.cuda.set_stream(before)  # torch leaves its own where the end of a capture fails
     return graph.replay, graph.pool()
 
 
 RECORDERS: dict[str, Recorder] = {"cuda": _cuda_graph}
 """By device type: (call, memory to share, device) -> (replay, memory it holds)."""
+
+
+@contextmanager
+def _cuda_waits(device: torch.device) -> Iterator[list[str]]:
+    """Where the host waits for the device in the block; the list is filled at the end of it.
+
+    Such a step cannot be captured, and the attempt would leave torch's generators and allocator in the middle of a capture.
+    """
+    waits: list[str] = []
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    for one in caught:
+        if "called a synchronizing" in str(one.message):
+            waits.append(f"{Path(one.filename).name}, line {one.lineno}")
+        elif "Synchronization debug mode" not in str(one.message):  # that it is a prototype
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+WATCHERS: dict[str, Watcher] = {"cuda": _cuda_waits}
+"""By device type: a context whose list holds, after it, where the host waited for the device in it."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
-from evoprune.errors import EvopruneError
+from evoprune.errors import EvopruneError, NotEnoughMemory
 from evoprune.masks.sampling import random_masks
 from evoprune.training.capacity import largest_population
 from evoprune.training.engines.dense import DenseEngine
-from evoprune.training.memory import largest, out_of_memory
+from evoprune.training.memory import available_memory, check_memory, largest, out_of_memory
 from evoprune.training.population import Population
 from tests.tiny import Residual, own
 
@@ -169,4 +170,32 @@ def test_what_counts_as_out_of_memory() -> None:
     assert out_of_memory(MemoryError())
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    assert out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert out_of_memory(RuntimeError("GET was unable to find an engine to execute this computation"))
     assert not out_of_memory(RuntimeError("expected scalar type Float but found Double"))
+
+
+def test_more_networks_than_a_gpu_holds_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free is what the driver has, and what torch holds and does not use."""
+    for name, value in {"mem_get_info": (2**30, 2**34), "memory_reserved": 2**31, "memory_allocated": 2**30}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    cuda = torch.device("cuda", 0)
+    assert available_memory(cuda) == 2**31
+    check_memory(100, 2**31, cuda)
+    with pytest.raises(NotEnoughMemory, match=r"100 networks need at least 3.0 GiB and 2.0 GiB are free: train fewer") as caught:
+        check_memory(100, 3 * 2**30, cuda)
+    assert "\n" not in str(caught.value)
+    assert out_of_memory(caught.value), "a search would not halve its sub-batches"
+
+
+def test_the_recording_and_the_old_chunks_are_let_go_before_memory_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = own(Residual)
+    generation = Population(problem, random_masks(problem.space, 4, sparsity=0.5), horizon=1, engine="dense", device="cpu")
+    held: list[Any] = []
+    monkeypatch.setattr(
+        "evoprune.training.population.release_memory", lambda: held.extend((generation._chunks, generation._recorded))
+    )
+    generation._halve(MemoryError())
+    generation._cut_again()
+    assert held == [[], None]
+    assert [chunk.k for chunk in generation._chunks] == [2, 2]  # half of what there is, not of what could be

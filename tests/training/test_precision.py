@@ -11,6 +11,7 @@ from evoprune.errors import InputError, UnknownName, UnsupportedLayer
 from evoprune.masks.sampling import random_masks
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
+from evoprune.training.precision import _switches, arithmetic
 from tests.tiny import mlp, own, small_conv
 
 HALF_A_STEP = 2.0**-8
@@ -63,12 +64,29 @@ def test_auto_takes_an_engine_that_has_the_precision() -> None:
         ({"dtype": "bfloat16"}, InputError, "set precision='bf16'"),
         ({"dtype": "float16"}, InputError, "set precision='bf16'"),
         ({"cuda_graphs": 1}, InputError, "cuda_graphs=1"),
+        ({"compile": "yes"}, InputError, "compile='yes'"),
+        ({"compile": True, "engine": "sparse", "device": "cpu"}, UnsupportedLayer, "engine='dense', or compile=False"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line(options: dict[str, Any], error: type[Exception], line: str) -> None:
     with pytest.raises(error, match=line) as caught:
         Population(mlp(), random_masks(mlp().space, 1, sparsity=0.5), horizon=1, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("full", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
+def test_torchs_switches_are_set_within_a_run_and_put_back(precision: str, expected: str) -> None:
+    """They exist without a GPU too; cuDNN's own default is TF32, and kernels that sum in any order."""
+    cuda, switches = torch.device("cuda"), lambda: [getattr(owner, name) for owner, name, *_ in _switches()]
+    before = switches()
+    with arithmetic(precision, cuda):
+        assert torch.backends.cudnn.deterministic
+        assert switches()[1:] in ([expected] * 2, [expected == "tf32"] * 2)  # as of torch 2.9, and before
+    with pytest.raises(ZeroDivisionError), arithmetic(precision, cuda):
+        raise ZeroDivisionError
+    assert switches() == before
+    with arithmetic(precision, torch.device("cpu")):
+        assert switches() == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

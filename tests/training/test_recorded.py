@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ from evoprune.masks.sampling import random_masks
 from evoprune.problems.problem import Problem
 from evoprune.training import options as training_options
 from evoprune.training.population import Population
-from evoprune.training.recorded import RECORDERS
+from evoprune.training.recorded import RECORDERS, WATCHERS
 from tests.tiny import Residual, dropped, images, mlp, own
 
 
@@ -58,20 +61,20 @@ def test_a_recorded_step_is_the_step_bit_by_bit(build: Callable[[], Problem]) ->
 
 
 @pytest.mark.usefixtures("recording")
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "adagrad"])
 def test_a_learning_rate_on_the_device_follows_the_schedule(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = population(mlp(), optimizer=optimizer, cuda_graphs=False).train(3)
-    monkeypatch.setattr(training_options, "FUSED_ON", ("cpu",))
+    monkeypatch.setattr(training_options, "CAPTURABLE_ON", ("cpu",))
     fused = population(mlp(), optimizer=optimizer).train(3)
     [group] = fused.optimizer.param_groups
-    assert isinstance(group["lr"], torch.Tensor) == (optimizer != "rmsprop")
+    assert isinstance(group["lr"], torch.Tensor) == (optimizer != "adagrad")
     for name, value in plain.parameters.leaves().items():
         torch.testing.assert_close(fused.parameters.leaves()[name], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("recording")
 def test_a_saved_state_goes_on_with_the_step_count_where_the_optimizer_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_options, "FUSED_ON", ("cpu",))
+    monkeypatch.setattr(training_options, "CAPTURABLE_ON", ("cpu",))
     whole = population(mlp(), optimizer="adam").train(4)
     half = population(mlp(), optimizer="adam").train(2)
     assert_equal(population(mlp(), optimizer="adam").restore(half.state()).train(2), whole)
@@ -99,6 +102,87 @@ def test_a_recording_that_fails_loses_nothing_and_says_so(
     assert caplog.text.count("operation not permitted when stream is capturing") == 1
     assert "and more" not in caplog.text
     assert_equal(recorded, population(mlp(), cuda_graphs=False).train(2))
+
+
+def test_gradients_stay_recorded_where_the_optimizer_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def only_gradients(call: Callable[[], None], pool: Any, device: torch.device) -> tuple[Callable[[], None], Any]:
+        if pool is not None:
+            raise RuntimeError("no room for this one")
+        return call, "a pool"
+
+    monkeypatch.setattr(training_options, "CAPTURABLE_ON", ("cpu",))
+    monkeypatch.setitem(RECORDERS, "cpu", only_gradients)
+    with caplog.at_level(logging.WARNING, logger="evoprune"):
+        recorded = population(mlp()).train(3)
+    assert recorded._recorded is not None
+    assert recorded._recorded._replays is not None
+    assert recorded._recorded._replays[1] is None
+    assert caplog.text.count("the optimizer's step cannot be recorded as a CUDA graph (no room for this one)") == 1
+    assert_equal(recorded, population(mlp(), cuda_graphs=False).train(3))
+
+
+class Stream:
+    """Stands for CUDA's part of a recording: which stream is current, and whether the end of a capture fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> None:
+        self.current, self.fails = "main", fails
+        for name, value in {
+            "device": lambda device: nullcontext(),
+            "current_stream": lambda: self.current,
+            "set_stream": lambda stream: setattr(self, "current", stream),
+            "CUDAGraph": lambda: SimpleNamespace(replay="replay", pool=lambda: "pool"),
+            "graph": self.capture,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr("evoprune.training.recorded._stream", lambda device: "own")
+
+    @contextmanager
+    def capture(self, graph: Any, *, pool: Any, stream: Any) -> Iterator[None]:
+        """As torch's, which leaves its stream set where `capture_end` raises."""
+        self.current = stream
+        yield
+        if self.fails:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.current = "main"
+
+
+def test_a_capture_that_fails_gives_the_stream_back_and_keeps_what_the_allocator_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evoprune.training.recorded import _FAILED
+
+    monkeypatch.setattr("evoprune.training.recorded._FAILED", kept := [])
+    stream, calls = Stream(monkeypatch, fails=True), []
+    with pytest.raises(RuntimeError, match="during capture"):
+        RECORDERS["cuda"](lambda: calls.append(stream.current), None, torch.device("cuda"))
+    assert (calls, stream.current, len(kept)) == (["own"], "main", 1)
+    stream.fails = False
+    assert RECORDERS["cuda"](lambda: None, None, torch.device("cuda")) == ("replay", "pool")
+    assert (stream.current, len(kept), _FAILED) == ("main", 1, [])
+
+
+def test_torchs_words_about_waiting_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch says when it is asked to look is no wait, and what others say is passed on."""
+    modes: list[Any] = []
+
+    def look(mode: Any) -> None:
+        modes.append(mode)
+        warnings.warn("Synchronization debug mode is a prototype feature and does not yet detect all synchronizing operations")  # noqa: B028
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", look)
+    with WATCHERS["cuda"](torch.device("cuda")) as waits:
+        pass
+    assert waits == []
+    with warnings.catch_warnings(record=True) as others:
+        warnings.simplefilter("always")
+        with WATCHERS["cuda"](torch.device("cuda")) as waits:
+            warnings.warn("from the model", stacklevel=1)
+            warnings.warn("called a synchronizing CUDA operation (Triggered internally at …)", stacklevel=1)
+    assert [str(other.message) for other in others] == ["from the model"]
+    assert len(waits) == 1
+    assert waits[0].startswith("test_recorded.py, line ")
+    assert modes == ["warn", 0] * 2
 
 
 @pytest.mark.usefixtures("recording")

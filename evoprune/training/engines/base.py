@@ -71,6 +71,9 @@ class Engine(ABC):
     recordable: ClassVar[bool] = False
     """Whether a step is the same kernels on the same memory every time, so that a CUDA graph can hold it."""
 
+    compilable: ClassVar[bool] = False
+    """Whether it has a `compile`."""
+
     precision: str = "full"
     limit: int | None = None
     """Individuals a chunk may hold since memory ran out; None before."""
@@ -88,12 +91,16 @@ class Engine(ABC):
         """Individuals a chunk: `rows`, or what memory allows."""
         return self.rows if self.limit is None else min(self.rows, self.limit)
 
-    def halve(self) -> bool:
-        """Half as many individuals a chunk from now on; False where one is left."""
-        if self.width == 1:
+    def halve(self, held: int) -> bool:
+        """Half of `held`, the individuals of the largest chunk, a chunk from now on; False where one is left."""
+        if held == 1:
             return False
-        self.limit = self.width // 2
+        self.limit = held // 2
         return True
+
+    def compile(self) -> None:
+        """Run what is trained through `torch.compile` from now on."""
+        raise NotImplementedError
 
     @property
     def random(self) -> bool:

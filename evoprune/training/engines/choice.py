@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import nn
 
+from evoprune import seeds
 from evoprune.errors import UnsupportedLayer
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
@@ -17,9 +18,9 @@ __all__ = ["make_engine"]
 
 log = logging.getLogger("evoprune")
 
-SPARSE_FROM = {"linear": 0.0, "convolutional": 0.5}
-"""Sparsity from which `auto` takes the sparse engine on a CPU, for models whose prunable layers are all Linear, and for others:
-where `benchmarks/engine_choice.py` measures it to be faster than the dense one."""
+SPARSE_FROM: dict[str, dict[str, float]] = {"cpu": {"linear": 0.0, "convolutional": 0.5}}
+"""By device type: sparsity from which `auto` takes the sparse engine, for models whose prunable layers are all Linear, and for
+others: where `benchmarks/engine_choice.py` measures it to be faster than the dense one. Nothing is known of a GPU yet."""
 
 
 def make_engine(
@@ -31,6 +32,7 @@ def make_engine(
     batch_size: int,
     dtype: torch.dtype,
     precision: str = "full",
+    compile: bool = False,
 ) -> Engine:
     """The engine called `name`; for "auto" the first of the suitable ones that can run the model.
 
@@ -44,7 +46,11 @@ def make_engine(
             raise UnsupportedLayer(
                 f"the {engine.name} engine computes with precision='full' here, not {precision!r}: use engine='dense'"
             )
+        if compile and not engine.compilable:
+            raise UnsupportedLayer(f"the {engine.name} engine is not compiled: use engine='dense', or compile=False")
         engine.precision = precision
+        if compile:
+            engine.compile()
         return engine
 
     if name != "auto":
@@ -63,13 +69,14 @@ def make_engine(
 
 
 def _candidates(space: MaskSpace, masks: tuple[Mask, ...], device: torch.device) -> list[str]:
-    least = SPARSE_FROM["linear" if all(len(shape) == 2 for shape in space.shapes) else "convolutional"]
-    suits = "sparse" in ENGINES and device.type == "cpu" and min(mask.sparsity for mask in masks) >= least
+    kind = "linear" if all(len(shape) == 2 for shape in space.shapes) else "convolutional"
+    least = SPARSE_FROM.get(device.type, {}).get(kind)
+    suits = "sparse" in ENGINES and least is not None and min(mask.sparsity for mask in masks) >= least
     return ["sparse", "dense", "loop"] if suits else ["dense", "loop"]
 
 
 def _probe(engine: Engine, parameters: Parameters, sample: torch.Tensor) -> None:
-    with torch.random.fork_rng(), torch.no_grad():
+    with seeds.isolated(), torch.no_grad():
         chunk = engine.chunk(parameters, 0, 1)
         chunk.states = {name: value.clone() for name, value in chunk.states.items()}
         for mode in (True, False):

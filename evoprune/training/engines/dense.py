@@ -2,38 +2,61 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+import copy
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from evoprune.errors import UnsupportedLayer
+from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import ENGINES, Chunk, Engine
+from evoprune.training.engines.batch_last import batch_last
 from evoprune.training.engines.loop import ScatteredChunk
+from evoprune.training.memory import out_of_memory
 from evoprune.training.parameters import Parameters
 from evoprune.training.precision import PRECISIONS
 
 __all__ = ["DenseEngine"]
 
+log = logging.getLogger("evoprune")
+
 CHUNK_WEIGHTS = {"cpu": 4_000_000, "cuda": 400_000_000}
 """Dense weights a chunk holds at most: their scatter, product and gradient are the working set of a step."""
 
+CHUNK_ROWS = {"cpu": 64, "cuda": 512}
+"""Individuals a chunk holds at most. On a GPU every kernel of a small network's step should fill the chip."""
+IMAGE_ROWS = 64
+"""The same for models with convolutions, whose activations take more memory than their weights."""
+
+BATCH_LAST_ON = ("cuda",)
+"""Devices on which products of Linear layers are computed batch-last (see `batch_last`)."""
+
+Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
+
 
 class _DenseChunk(ScatteredChunk):
-    def run(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
-        def one(weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor) -> Tensor:
-            output: Tensor = functional_call(self.model, (weights, states), (batch,))
-            return output
+    engine: DenseEngine
 
-        # randomness="same": dropout draws common random numbers for all individuals
-        run = vmap(one, in_dims=(0, 0, None if shared else 0), randomness="same")
+    def run(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
+        values = {**weights, **self.stacked}
+        if self.engine.compiled is not None and self.training and torch.is_grad_enabled():
+            try:
+                return self.engine.compiled(values, states, batch, shared)
+            except Exception as error:  # a compiler has many ways to fail
+                if out_of_memory(error):
+                    raise
+                self.engine.refuse_compiled(error)
         try:
-            output: Tensor = run({**weights, **self.stacked}, states, batch)
+            return self.engine.forward(values, states, batch, shared)
         except RuntimeError as error:
             if "vmap" in str(error) or "data-dependent control flow" in str(error):
                 raise UnsupportedLayer(
                     f"the dense engine cannot vmap this model ({str(error).splitlines()[0]}): use engine='loop'"
                 ) from error
             raise
-        return output
 
 
 @ENGINES.register("dense")
@@ -43,11 +66,40 @@ class DenseEngine(Engine):
     name = "dense"
     precisions = PRECISIONS
     recordable = True
+    compilable = True
+
+    def __init__(self, model: nn.Module, space: MaskSpace, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        if device.type in BATCH_LAST_ON:
+            model = batch_last(copy.deepcopy(model))
+        super().__init__(model, space, batch_size=batch_size, device=device, dtype=dtype)
+        self.compiled: Forward | None = None
+
+    def compile(self) -> None:
+        # one shape a chunk, and static: whatever else is asked (evaluation, a smaller last batch) runs as it is
+        self.compiled = torch.compile(self.forward, dynamic=False, fullgraph=True)
+
+    def refuse_compiled(self, error: Exception) -> None:
+        """Go on without the compiler, and say why."""
+        self.compiled = None
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        log.warning("torch.compile does not take this model (%s): it runs uncompiled", reason)
+
+    def forward(self, values: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
+        """Outputs `(k, B, …)` of the model with stacked parameters and buffers."""
+
+        def one(values: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor) -> Tensor:
+            output: Tensor = functional_call(self.model, (values, states), (batch,))
+            return output
+
+        # randomness="same": dropout draws common random numbers for all individuals
+        outputs: Tensor = vmap(one, in_dims=(0, 0, None if shared else 0), randomness="same")(values, states, batch)
+        return outputs
 
     @property
     def rows(self) -> int:
-        limit = CHUNK_WEIGHTS["cuda" if self.device.type == "cuda" else "cpu"]
-        return max(1, min(64, limit // self.space.prunable))
+        kind = "cuda" if self.device.type == "cuda" else "cpu"
+        most = CHUNK_ROWS[kind] if all(len(shape) == 2 for shape in self.space.shapes) else IMAGE_ROWS
+        return max(1, min(most, CHUNK_WEIGHTS[kind] // self.space.prunable))
 
     def chunk(self, parameters: Parameters, start: int, stop: int) -> Chunk:
         return _DenseChunk(self, parameters, start, stop)

@@ -66,11 +66,11 @@ class SparseEngine(Engine):
         fitting = KEPT_BYTES // (numbers * torch.empty((), dtype=self.dtype).element_size())
         return max(4, min(64, 1 << (fitting.bit_length() - 1 if fitting else 0)))
 
-    def halve(self) -> bool:
+    def halve(self, held: int) -> bool:
         self._free.clear()
         self._sources.clear()
         self._structures.clear()
-        return super().halve()
+        return super().halve(held)
 
     @property
     def random(self) -> bool:
