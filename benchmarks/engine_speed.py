@@ -123,8 +123,8 @@ def user_loop(problem: ep.Problem, masks: Sequence[Mask], x: torch.Tensor, y: to
     return step
 
 
-def make_problem(name: str, batch: int) -> ep.Problem:
-    """A problem on noise: speed does not depend on what is learnt."""
+def make_problem(name: str, batch: int, steps: int | None = None) -> ep.Problem:
+    """A problem on noise, `steps` an epoch: speed does not depend on what is learnt."""
     entry = find_model(name)
     generator = torch.Generator().manual_seed(0)
 
@@ -134,7 +134,7 @@ def make_problem(name: str, batch: int) -> ep.Problem:
     def labels(count: int) -> Any:
         return (torch.arange(count) % 10).numpy()
 
-    samples = STEPS.get(name, 2) * batch
+    samples = (steps or STEPS.get(name, 2)) * batch
     data: dict[str, Any] = {"x_train": images(samples), "x_validation": images(20), "x_test": images(20)}
     if entry.task == "classification":
         data |= {"y_train": labels(samples), "y_validation": labels(20), "y_test": labels(20)}

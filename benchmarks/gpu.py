@@ -5,13 +5,15 @@
 Seconds a step for all K individuals (loss, trace and optimizer included); steps of one epoch, medians:
 
 loop_s      `torch.nn.utils.prune.custom_from_mask` and SGD with momentum, one individual after the other, data on the device
-dense_s     `Population(engine="dense")`; sparse_s `Population(engine="sparse")`, in each precision asked for
+s           `Population(engine="dense")` or `"sparse"`, in each precision
 floor_s     the larger of bytes / copy bandwidth and operations / matrix peak, both measured here first; every tensor of a step is
             counted once, however often it is used (docs/gpu.md shows the sum)
 ratio_floor = seconds / floor_s; ratio_loop = loop_s / seconds; utilisation: operations / seconds / matrix peak
 
-Then accuracy on this device and on the CPU, and the wall seconds of K-starts with K = 512 on Fashion-MNIST (where
-EVOPRUNE_DATA names it). What does not fit into memory or time is a row that says so. On a CPU it runs with --tiny.
+First the two cells that decide, then the wall seconds of K-starts with K = 512 on Fashion-MNIST (where EVOPRUNE_DATA names it),
+the accuracy here and on the CPU, what else those cells could run with ("choices": torch.compile, no CUDA graph, chunk sizes,
+tiles of the kernels), and all other cells. What does not fit into memory or time is a row that says so. The file is written anew
+with every row, so that a run that is cut off leaves what it has. On a CPU it runs with --tiny.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +41,24 @@ from torch.nn.utils import prune
 
 import evoprune as ep
 from evoprune.errors import EvopruneError
+from evoprune.files import atomic_write
 from evoprune.masks.mask import Mask
 from evoprune.problems.models import find_model
+from evoprune.training.engines import dense
 from evoprune.training.memory import out_of_memory, release_memory
 from evoprune.training.options import Training
 from evoprune.training.precision import arithmetic
+from evoprune.training.recorded import WARM
 
 MODELS = ("lenet-300-100", "resnet20", "lenet5", "conv4")
-KS = (256, 32, 1, 4096, 16, 64, 1024, 4)
-"""The numbers that decide come first, so that time cannot run out before them."""
-BATCH, SPARSITY, STEPS = 128, 0.98, 32
+KS = (256, 32, 1, 1024, 4096, 64, 16, 4)
+DECIDING = (("lenet-300-100", 256), ("resnet20", 32))
+"""They come first, so that time cannot run out before them."""
+BATCH, SPARSITY, STEPS = 128, 0.98, 64
+REPEATS, CELL, LONGEST = 3, 0.6, 25
+"""Timed runs of a cell, the seconds that they take together where steps are short, and those that a cell may take in all."""
+SEARCH = 90
+"""Seconds after which the search is stopped."""
 PRECISIONS = ("full", "tf32", "bf16")
 
 
@@ -137,6 +148,10 @@ def make_problem(name: str, steps: int) -> ep.Problem:
     return ep.Problem(name, {**part("train", steps * BATCH), **part("validation", 20), **part("test", 20)}, seed=0)
 
 
+def masks_of(problem: ep.Problem, number: int) -> list[Mask]:
+    return [ep.random_mask(problem.space, sparsity=SPARSITY, seed=seed) for seed in range(number)]
+
+
 def user_loop(problem: ep.Problem, masks: Sequence[Mask], device: torch.device) -> Callable[[], None]:
     """One step of every individual, as written today."""
     networks = []
@@ -166,51 +181,136 @@ def time_loop(problem: ep.Problem, masks: Sequence[Mask], k: int, device: torch.
     return statistics.median(clock(step) for _ in range(5)) * k / len(some)
 
 
-def time_engine(problem: ep.Problem, masks: Sequence[Mask], device: torch.device, *, engine: str, precision: str) -> float:
-    """Seconds a step in the middle of an epoch: the median of short runs."""
-    generation = ep.Population(
-        problem, masks, horizon=1000, engine=engine, batch_size=BATCH, device=str(device), precision=precision
-    )
-    clock, steps = Clock(device), generation.batches.per_epoch
-    warm, run = steps // 4, max(1, steps // 4)
-    generation.train_steps(warm)
-    times = [clock(lambda: generation.train_steps(run)) / run for _ in range(3) if generation.steps + run < steps]
+@dataclass(frozen=True)
+class Cell:
+    """One thing to time: an engine on K networks of a model. label: what differs from how it runs by itself."""
+
+    model: str
+    k: int
+    engine: str
+    precision: str = "full"
+    label: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    settings: tuple[tuple[Any, str, Any], ...] = ()
+
+    @property
+    def head(self) -> dict[str, Any]:
+        named = {"model": self.model, "k": self.k, "batch": BATCH, "sparsity": SPARSITY, "engine": self.engine}
+        return named | {"precision": self.precision} | ({"choice": self.label} if self.label else {})
+
+
+@contextmanager
+def changed(settings: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """The block with other constants: (owner, name, value)."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
+    for owner, name, value in settings:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+def time_engine(problem: ep.Problem, masks: Sequence[Mask], device: torch.device, cell: Cell) -> float:
+    """Seconds a step within an epoch: the median of short runs, which take `CELL` seconds together where a step allows it."""
+    options = {"engine": cell.engine, "precision": cell.precision, "device": str(device), **cell.options}
+    with changed(cell.settings):
+        generation = ep.Population(problem, masks, horizon=1000, batch_size=BATCH, **options)
+        clock, epoch = Clock(device), generation.batches.per_epoch
+        generation.train_steps(WARM + 1)  # the last of them is recorded
+        once = clock(lambda: generation.train_steps(1))
+        run = max(1, min(epoch - 1, int(CELL / REPEATS / once)))
+        times = []
+        for _ in range(REPEATS):
+            if generation.steps % epoch + run >= epoch:  # an evaluation ends an epoch
+                generation.train_steps(epoch - generation.steps % epoch)
+            times.append(clock(lambda: generation.train_steps(run)) / run)
     return statistics.median(times)
 
 
-def rows(machine: Machine, models: Sequence[str], ks: Sequence[int], deadline: float, steps: int) -> Iterator[dict[str, Any]]:
-    """One row a model, K, engine and precision, until the deadline."""
-    problems = {name: make_problem(name, steps) for name in models}
-    drawn = {name: [ep.random_mask(p.space, sparsity=SPARSITY, seed=seed) for seed in range(64)] for name, p in problems.items()}
-    loop: dict[str, float] = {}
-    for k in ks:
-        for name, problem in problems.items():
-            masks = [drawn[name][seed % 64] for seed in range(k)]
-            for engine in ("dense", "sparse"):
-                for precision in precisions_of(machine.device):
-                    base = {"model": name, "k": k, "batch": BATCH, "sparsity": SPARSITY, "engine": engine, "precision": precision}
-                    if time.monotonic() > deadline:
-                        yield base | {"why": "out of time"}
-                        continue
-                    try:
-                        if name not in loop:
-                            loop[name] = time_loop(problem, masks, k, machine.device) / k
-                        took = time_engine(problem, masks, machine.device, engine=engine, precision=precision)
-                    except (EvopruneError, RuntimeError, MemoryError) as error:
-                        if not isinstance(error, EvopruneError) and not out_of_memory(error):
-                            raise
-                        why = str(error).splitlines()[0]
-                        release_memory()
-                        yield base | {"why": why}
-                        continue
-                    limit = floor(problem, masks[0], k, machine, engine=engine, precision=precision)
-                    yield base | limit | {
-                        "s": took, "loop_s": loop[name] * k, "ratio_loop": loop[name] * k / took,
-                        "ratio_floor": took / limit["floor_s"], "samples_individuals_s": BATCH * k / took,
-                        "utilisation": limit["operations"] / took / machine.peak[precision],
-                        "bandwidth": limit["bytes"] / took / machine.copy,
-                    }  # fmt: skip
-                    release_memory()
+class Bench:
+    """Times cells until the deadline."""
+
+    def __init__(self, machine: Machine, models: Sequence[str], deadline: float, steps: int) -> None:
+        self.machine, self.deadline = machine, deadline
+        self.problems = {name: make_problem(name, steps) for name in models}
+        self.drawn = {name: masks_of(one, 64) for name, one in self.problems.items()}
+        self.loop: dict[str, float] = {}
+        self.took: dict[tuple[str, str, str], float] = {}
+
+    def __call__(self, cell: Cell) -> dict[str, Any]:
+        """The row of a cell, or why there is none."""
+        left, expected = self.deadline - time.monotonic(), self._expected(cell)
+        if expected > min(left, LONGEST):
+            return cell.head | {"why": f"out of time: {max(left, 0):.0f} s are left, it would take about {expected:.0f}"}
+        try:
+            return cell.head | self._measure(cell)
+        except (EvopruneError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, EvopruneError) and not out_of_memory(error):
+                return cell.head | {"why": f"{type(error).__name__}: {_line(error)}"}  # the other rows are worth having
+            return cell.head | {"why": _line(error)}
+        finally:
+            release_memory()
+
+    def _expected(self, cell: Cell) -> float:
+        """Seconds of a cell, from its like at another K."""
+        steps = WARM + 2 + REPEATS
+        return steps * cell.k * self.took.get((cell.model, cell.engine, cell.precision), 0.0)
+
+    def _measure(self, cell: Cell) -> dict[str, Any]:
+        machine, problem = self.machine, self.problems[cell.model]
+        masks = [self.drawn[cell.model][seed % 64] for seed in range(cell.k)]
+        if cell.model not in self.loop:
+            self.loop[cell.model] = time_loop(problem, self.drawn[cell.model], 4, machine.device) / 4
+        if machine.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(machine.device)
+        took, loop = time_engine(problem, masks, machine.device, cell), self.loop[cell.model] * cell.k
+        self.took[cell.model, cell.engine, cell.precision] = took / cell.k
+        limit = floor(problem, masks[0], cell.k, machine, engine=cell.engine, precision=cell.precision)
+        return limit | {
+            "s": took, "loop_s": loop, "ratio_loop": loop / took,
+            "ratio_floor": took / limit["floor_s"], "samples_individuals_s": BATCH * cell.k / took,
+            "utilisation": limit["operations"] / took / machine.peak[cell.precision],
+            "bandwidth": limit["bytes"] / took / machine.copy,
+            "peak_memory": torch.cuda.max_memory_allocated(machine.device) if machine.device.type == "cuda" else None,
+        }  # fmt: skip
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def cells_of(model: str, k: int, device: torch.device) -> list[Cell]:
+    return [Cell(model, k, engine, precision) for engine in ("dense", "sparse") for precision in precisions_of(device)]
+
+
+def choices_of(device: torch.device, *, tiny: bool) -> list[Cell]:
+    """What the deciding cells could run with instead; on a CPU, where there is no tile and no graph, the chunk alone."""
+    (plain, k), (images, few) = DECIDING
+    if tiny:
+        return [Cell(plain, 4, "dense", label="chunks of 2", settings=((dense, "CHUNK_ROWS", {"cpu": 2, "cuda": 2}),))]
+    if device.type != "cuda":
+        return []
+    from evoprune.training.engines.blocks import layer
+    from evoprune.training.engines.blocks.layer import Tile
+
+    found = []
+    for model, number in DECIDING:
+        found.append(Cell(model, number, "dense", label="torch.compile", options={"compile": True}))
+        found += [Cell(model, number, one, label="no CUDA graph", options={"cuda_graphs": False}) for one in ("dense", "sparse")]
+    for rows in (64, 128):
+        found.append(Cell(plain, k, "dense", label=f"chunks of {rows}", settings=((dense, "CHUNK_ROWS", {"cuda": rows}),)))
+    for rows in (8, 16):
+        found.append(Cell(images, few, "dense", label=f"chunks of {rows}", settings=((dense, "IMAGE_ROWS", rows),)))
+    found.append(Cell(plain, k, "dense", label="products batch-first", settings=((dense, "BATCH_LAST_ON", ()),)))
+    tiles = {"UNITS": (plain, k, ((16, 64, 2), (16, 128, 4), (8, 32, 1), (32, 32, 1), (8, 64, 1)))}
+    tiles["PIXELS"] = (images, few, ((4, 256, 2), (4, 512, 4), (8, 128, 2), (16, 32, 1), (2, 256, 1)))
+    for name, (model, number, shapes) in tiles.items():
+        for entries, width, warps in shapes:
+            other = ((layer, name, Tile(entries, width, warps)),)
+            found.append(Cell(model, number, "sparse", label=f"tile {entries} x {width}, {warps} warps", settings=other))
+    return found
 
 
 # ---- accuracy, and a search from start to end ------------------------------------------------------------------------------
@@ -227,7 +327,7 @@ def accuracy(device: torch.device, k: int) -> list[dict[str, Any]]:
         try:
             generation = ep.Population(problem, masks, horizon=10, engine=engine, device=where, precision=precision).train(10)
         except EvopruneError as error:
-            found.append(row | {"why": str(error).splitlines()[0]})
+            found.append(row | {"why": _line(error)})
             continue
         values = generation.trace.last("val_accuracy")
         found.append(row | {"mean": float(values.mean()), "error": float(values.std(ddof=1) / len(values) ** 0.5)})
@@ -245,7 +345,11 @@ def search(device: torch.device, k: int) -> dict[str, Any]:
     ]
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        done = subprocess.run([*command, str(Path(folder) / "run")], capture_output=True, text=True, check=False)
+        try:
+            command.append(str(Path(folder) / "run"))
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SEARCH)
+        except subprocess.TimeoutExpired:
+            return {"k": k, "why": f"not ended after {SEARCH} s"}
         took = time.perf_counter() - start
     if done.returncode:
         return {"k": k, "why": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}"}
@@ -255,16 +359,39 @@ def search(device: torch.device, k: int) -> dict[str, Any]:
 def describe(row: dict[str, Any]) -> str:
     """A line of the table."""
     head = f"{row['model']:14} {row['k']:5} {row['engine']:7} {row['precision']:5}"
+    tail = f"  {row['choice']}" if "choice" in row else ""
     if "s" not in row:
-        return f"{head}  {row['why']}"
+        return f"{head}  {row['why']}{tail}"
     return (
         f"{head} {row['s'] * 1e3:10.3f} {row['floor_s'] * 1e3:10.3f} {row['ratio_floor']:8.2f} {row['ratio_loop']:8.1f} "
-        f"{row['samples_individuals_s']:12.3g} {row['utilisation']:6.1%} {row['bandwidth']:6.1%}"
+        f"{row['samples_individuals_s']:12.3g} {row['utilisation']:6.1%} {row['bandwidth']:6.1%}{tail}"
     )
 
 
-def main() -> None:
-    """Measure, print a table, write the rows."""
+class Results:
+    """What was found so far, in the file too."""
+
+    def __init__(self, path: str | None, **found: Any) -> None:
+        self.path, self.found = path, {**found, "rows": [], "choices": [], "complete": False}
+        self.save()
+
+    def save(self) -> None:
+        if self.path:
+            atomic_write(self.path, (json.dumps(self.found, indent=1) + "\n").encode())
+
+    def add(self, where: str, row: dict[str, Any]) -> None:
+        """One more row of "rows" or "choices"."""
+        self.found[where].append(row)
+        print(describe(row), flush=True)
+        self.save()
+
+    def put(self, **found: Any) -> None:
+        self.found |= found
+        print(json.dumps(found, indent=1), flush=True)
+        self.save()
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", metavar="FILE", help="write everything there")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, cpu")
@@ -272,27 +399,37 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=MODELS)
     parser.add_argument("--ks", nargs="*", type=int, default=KS)
     parser.add_argument("--tiny", action="store_true", help="small numbers, to see that it runs")
-    options = parser.parse_args()
-    started = time.monotonic()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print a table, write the rows."""
+    options, started = arguments(), time.monotonic()
     device = Training.of(device=options.device).resolved_device()
     machine = measure_machine(device, tiny=options.tiny)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     peaks = ", ".join(f"{precision} {value / 1e12:.2f}" for precision, value in machine.peak.items())
     print(f"{name}: copy {machine.copy / 1e9:.0f} GB/s, matrix peak {peaks} Tflop/s")
-    result: dict[str, Any] = {
-        "machine": {"name": name, "torch": torch.__version__, "copy_bytes_s": machine.copy, "peak_operations_s": machine.peak},
-        "accuracy": accuracy(device, 3 if options.tiny else 16),
-        "kstarts": {"why": "tiny"} if options.tiny else search(device, 512),
-    }
-    print(json.dumps({"accuracy": result["accuracy"], "kstarts": result["kstarts"]}, indent=1))
+    limits = {"name": name, "torch": torch.__version__, "copy_bytes_s": machine.copy, "peak_operations_s": machine.peak}
+    results = Results(options.json, machine=limits)
+    bench = Bench(machine, options.models, started + options.seconds, 8 if options.tiny else STEPS)
     heads = f"{'ms':>10} {'floor ms':>10} {'x floor':>8} {'x loop':>8} samples·ind/s  peak   copy"
     print(f"{'model':14} {'K':>5} {'engine':7} {'prec':5} {heads}")
-    result["rows"] = []
-    for row in rows(machine, options.models, options.ks, started + options.seconds, 8 if options.tiny else STEPS):
-        result["rows"].append(row)
-        print(describe(row), flush=True)
-    if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+
+    grid = [(model, k) for k in options.ks for model in options.models]
+    first = [one for one in DECIDING if one in grid]
+    for model, k in first:
+        for cell in cells_of(model, k, device):
+            results.add("rows", bench(cell))
+    results.put(kstarts={"why": "tiny"} if options.tiny else search(device, 512))
+    results.put(accuracy=accuracy(device, 3 if options.tiny else 16))
+    for cell in choices_of(device, tiny=options.tiny):
+        if cell.model in options.models:
+            results.add("choices", bench(cell))
+    for model, k in grid:
+        for cell in cells_of(model, k, device) if (model, k) not in first else ():
+            results.add("rows", bench(cell))
+    results.put(seconds=round(time.monotonic() - started, 1), complete=True)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import evoprune as ep
 
@@ -21,6 +23,10 @@ def test_the_gpu_benchmark_runs_on_a_cpu_and_counts_what_it_should(tmp_path: Pat
     options = ["--tiny", "--device", "cpu", "--models", "lenet-300-100", "--ks", "2", "--json", str(out)]
     subprocess.run([sys.executable, "benchmarks/gpu.py", *options], check=True, capture_output=True, cwd=ROOT, timeout=300)
     result = json.loads(out.read_text())
+    assert result["complete"]
+    [choice] = result["choices"]
+    assert (choice["choice"], choice["k"]) == ("chunks of 2", 4)
+    assert choice["s"] > 0
     dense, sparse = result["rows"]
     layers, batch = (784 * 300, 300 * 100, 100 * 10), 128
     assert dense["operations"] == 2 * batch * (4 * layers[0] + 6 * sum(layers[1:]))  # 2 networks; no gradient of the inputs
@@ -46,3 +52,22 @@ def test_the_published_table_trains_the_registered_method(method: str, monkeypat
     assert row["mask_hash"] == ticket.mask.hash
     assert row["val_accuracy"] == ticket.val_accuracy
     assert row["dense_equivalent_epochs"] == ticket.ledger.dense_equivalent_epochs
+
+
+def test_a_benchmark_of_a_gpu_that_runs_out_of_time_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import gpu
+    finally:
+        sys.path.pop(0)
+    machine = gpu.Machine(torch.device("cpu"), copy=1e10, peak={"full": 1e11})
+    bench = gpu.Bench(machine, ["lenet-300-100"], time.monotonic() + 100, 1)
+    bench.took["lenet-300-100", "dense", "full"] = 1.0  # seconds a step and individual, as if measured
+    results = gpu.Results(str(tmp_path / "gpu.json"), machine={"name": "none"})
+    results.add("rows", bench(gpu.Cell("lenet-300-100", 256, "dense")))
+    bench.deadline = 0.0
+    results.add("rows", bench(gpu.Cell("lenet-300-100", 1, "sparse")))
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert not found["complete"]
+    assert [row["why"].split(":")[0] for row in found["rows"]] == ["out of time"] * 2
+    assert found["machine"] == {"name": "none"}
