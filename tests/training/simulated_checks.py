@@ -96,11 +96,15 @@ def test_dropout_and_dense_gradients() -> None:
     assert all(value.device.type == "sim" and bool(value.isfinite().all()) for value in gradients.values())
 
 
-@pytest.mark.parametrize("name", METHODS)
+SLOW = ("synflow", "iterative_snip", "force")
+"""Sixty rounds or more of what `snip` does once."""
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in SLOW])
 def test_every_method_gives_the_ticket_of_the_cpu(name: str) -> None:
-    options: dict[str, Any] = {"epochs": 4, "batch_size": 8, "dtype": "float64"}
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 24, "dtype": "float64"}
     accepted = METHODS[name].__signature__.parameters
-    options |= {"sparsity": 0.7} if "sparsity" in accepted else {}
+    options |= {"sparsity": 0.5} if "sparsity" in accepted else {}
     options |= {"k": 3} if "k" in accepted else {}
     options |= {"mu": 2, "lambda_": 2, "ngen": 1} if name == "evolve" else {}
     expected, found = (METHODS[name](mlp(), device=device, engine="dense", **options) for device in ("cpu", "sim"))
