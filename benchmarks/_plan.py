@@ -39,8 +39,8 @@ LATER = ("iterative_snip", "force", "grasp", "prospr", "ntk_sap", "imp", "eoi", 
 """Methods whose turn comes after all others."""
 SEARCHES = ("dissipating", "combined", "kstarts", "evolve")
 """Methods whose first ticket is checked against its controls."""
-PAIRS = (("combined", "random"), ("combined", "kstarts"), ("combined", "dissipating"))
-"""The question that the authors of the methods left open."""
+PAIRS = (("combined", "random"), ("combined", "kstarts"), ("combined", "dissipating"), ("evolve", "kstarts"))
+"""The question that the author of the methods left open, and what mutation adds to selection."""
 
 PLAN = (
     ("lenet-300-100", "fashion-mnist", (0.98, 0.95, 0.99)),

@@ -1,45 +1,51 @@
 """Put the tables of README.md in order: `python benchmarks/readme.py`, or with --check say whether they are.
 
-The table of results comes from benchmarks/results/fashion_mnist/summary.csv, that of speed from engine_speed.json and
-end_to_end.json beside it, that of methods from the registry.
+The study's figure, tables and words come from benchmarks/results/study (`python benchmarks/study.py --report` makes them of its
+runs), the table of speed from engine_speed.json and end_to_end.json beside it, that of methods from the registry.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import sys
 from pathlib import Path
 
+import _study_tables as tables
+
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = "benchmarks/results/fashion_mnist"
-COMMAND = (
-    "evoprune compare random kstarts dissipating combined dense --data fashion-mnist --model lenet-300-100 "
-    "--sparsity 0.95,0.98,0.99 --seeds 5 --epochs 10 --out results/fashion_mnist"
-)
+STUDY = "benchmarks/results/study"
 
 
-def results() -> str:
-    """Test accuracy, difference to random, and cost, with half-widths of the 95% intervals."""
-    with open(ROOT / RESULTS / "summary.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    lines = [
-        f"![test accuracy against sparsity]({RESULTS}/accuracy.png)",
-        "",
-        "`lenet-300-100` on Fashion-MNIST, 10 epochs, 5 seeds; ± is half of a 95% t interval, differences are paired by seed,",
-        "cost is in epochs of the dense network, losers included:",
-        "",
-        "| sparsity | method | survivors | test accuracy % | minus random, points | cost |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        mean, low, gap = (100 * float(row[name] or "nan") for name in ("test_mean", "test_low", "difference"))
-        paired = "" if row["difference"] == "" else f"{gap:+.2f} ± {gap - 100 * float(row['difference_low']):.2f}"
-        survivors, cost = f"{float(row['survivors']):,.0f}", f"{float(row['dense_equivalent_epochs']):.3g}"
-        lines.append(f"| {row['sparsity']} | {row['method']} | {survivors} | {mean:.2f} ± {mean - low:.2f} | {paired} | {cost} |")
-    return "\n".join([*lines, "", "```sh", COMMAND, "```"])
+def study() -> str:
+    """What the study found: figure, the table of its first model and data set, the duels in words, and what is missing."""
+    folder = ROOT / STUDY
+    model, data = tables.places(folder)[0]
+    return f"""\
+![gain of each method over a random mask, with 95% intervals]({STUDY}/study.png)
+
+{tables.protocol(folder)}
+
+`{model}` on {data}, by sparsity. {tables.legend(tables.metric_of(folder, model, data))}
+
+{tables.table(folder, model, data)}
+
+Does the combination beat each of its parts and the random mask, and mutation the selection? A place is a model, a data set and a
+sparsity:
+
+{tables.verdict(folder)}
+
+{tables.answer(folder)}
+
+Not there yet:
+
+{tables.missing(folder)}
+
+```sh
+python benchmarks/study.py
+python benchmarks/study.py --report && python benchmarks/readme.py
+```"""
 
 
 def speed() -> str:
@@ -84,7 +90,7 @@ def methods() -> str:
 
 def filled(text: str) -> str:
     """`text` with its tables as they should be."""
-    for name, make in (("results", results), ("speed", speed), ("methods", methods)):
+    for name, make in (("study", study), ("speed", speed), ("methods", methods)):
         block = f"<!-- {name} -->\n{make()}\n<!-- /{name} -->"
         text = re.sub(f"<!-- {name} -->.*<!-- /{name} -->", lambda _, block=block: block, text, flags=re.DOTALL)
     return text

@@ -25,17 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from _plan import LATER, METHODS, PAIRS, PLAN, SEEDS, Place, key, plan, planned
-from _runs import COLUMNS, append, keys_of, mend, note_unfit, read, unfit, unfit_keys
+from _plan import LATER, METHODS, PLAN, SEEDS, Place, key, plan
+from _runs import COLUMNS, append, keys_of, mend, note_unfit, read, unfit_keys
+from _study_report import write_report
 
 import evoprune as ep
 from evoprune.compare.cells import Cell
 from evoprune.compare.costs import Costs, epochs_at
 from evoprune.errors import InputError, TrainingFailed
-from evoprune.evidence.report import Material, page
-from evoprune.evidence.tables import duels, pivot, summarise
 from evoprune.files import atomic_write
 
 OUT = Path(__file__).parent / "results" / "study"
@@ -186,80 +184,6 @@ def work(study: Study, wanted: Wanted, until: float) -> None:
                 note_unfit(study.out, place, method, str(reason))
                 hopeless = unfit_keys(study.out)
         print(f"{name} {'check' if seed is None else f'seed {seed}'}: {time.monotonic() - started:.0f} s", flush=True)
-
-
-# ---- tables and page ------------------------------------------------------------------------------------------------
-
-
-def results_of(runs: pd.DataFrame) -> list[dict[str, Any]]:
-    """What the page wants to know of each run, as its `result.json` would say it."""
-    spaces = {model: space_of(model) for model in runs["model"].unique()}
-    found = []
-    for row in runs.to_dict("records"):
-        counts, space = [int(count) for count in str(row["layers"]).split("/")], spaces[row["model"]]
-        layers = [
-            {"name": name, "survivors": count, "prunable": size}
-            for name, count, size in zip(space.names, counts, space.sizes, strict=True)
-        ]
-        options = {"sparsity": row["sparsity"], "epochs": row["epochs"], "seed": row["seed"], **json.loads(row["options"])}
-        found.append(
-            {**row, "layers": layers, "ledger": row, "arguments": {"options": options, "versions": json.loads(row["versions"])}}
-        )
-    return found
-
-
-def space_of(model: str) -> ep.MaskSpace:
-    """Its layers, for ten classes of 28 by 28 pixels; no data are needed."""
-    blank, labels = np.zeros((100, 28, 28), dtype=np.uint8), np.arange(100) % 10
-    return ep.Problem(model, {"x_train": blank, "y_train": labels, "x_test": blank, "y_test": labels}).space
-
-
-def histories_of(runs: pd.DataFrame) -> list[pd.DataFrame]:
-    """The early and the final score of each run."""
-    column = {"accuracy": "val_accuracy", "mse": "val_loss"}
-    return [
-        pd.DataFrame({"epoch": [1, row["epochs"]], column[row["metric"]]: [row["early_score"], row["val_score"]]})
-        for row in runs.to_dict("records")
-    ]
-
-
-def checks_of(out: Path) -> list[tuple[str, dict[str, Any], pd.DataFrame]]:
-    """Name, content and frame of every check."""
-    return [
-        (path.stem, json.loads(path.read_text()), pd.read_csv(path.with_suffix(".csv")))
-        for path in sorted((out / "checks").glob("*.json"))
-    ]
-
-
-def write_report(out: Path) -> list[Path]:
-    """`summary.csv`, `pivot.csv`, `duels.csv` and `report.html` from the runs that are there."""
-    runs = read(out / "runs.csv")
-    summaries, contests = [], []
-    for (model, data), own in runs.groupby(["model", "data"], sort=False):
-        for held, made in ((summaries, summarise(own)), (contests, duels(own, PAIRS))):
-            made.insert(0, "model", model)
-            made.insert(1, "data", data)
-            held.append(made)
-    summary, contest = pd.concat(summaries, ignore_index=True), pd.concat(contests, ignore_index=True)
-    title = "Searches, rivals and a random mask at equal cost"
-    missing = [*to_do(out, METHODS), *to_do(out, LATER, " of further methods")]
-    missing += [
-        f"{row['model']} on {row['data']}: {row['method']} at sparsity {row['sparsity']:g} is not run: {row['reason']}."
-        for row in unfit(out).to_dict("records")
-    ]
-    material = Material(
-        runs, results_of(runs), histories_of(runs), checks_of(out), ["python benchmarks/study.py"], missing, title, PAIRS
-    )
-    frames = {"summary": summary, "pivot": pivot(summary), "duels": contest}
-    paths = [atomic_write(out / f"{name}.csv", frame.to_csv(index=False).encode()) for name, frame in frames.items()]
-    return [*paths, atomic_write(out / "report.html", page(material).encode())]
-
-
-def to_do(out: Path, methods: Sequence[str], which: str = "") -> list[str]:
-    """How many runs of the plan are missing, in words; nothing where there are none."""
-    every = planned(methods) - unfit_keys(out)
-    absent = len(every - keys_of(read(out / "runs.csv")))
-    return [f"{absent:,} of {len(every):,} planned runs{which} are not made yet."] if absent else []
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 
-from _results import benchmark_pages, headline, pictures, published  # noqa: E402
+from _results import benchmark_pages, headline, pictures, published, study  # noqa: E402
 from _scaling import SCALING  # noqa: E402
 from _tables import table  # noqa: E402
 
@@ -466,6 +466,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "rules": rules,
     "training-options": training_options,
     **SCALING,
+    **study(),
 }
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import csv
+import importlib
 import json
 import math
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from _tables import number, table
@@ -17,12 +20,14 @@ from _tables import number, table
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 RESULTS = BENCHMARKS / "results"
+STUDY = RESULTS / "study"
+"""Has a page of its own."""
 MOST = 60
 """Rows of a raw table that are shown."""
 MANY = 15
 """Rows above which a raw table is folded."""
 
-__all__ = ["benchmark_pages", "headline", "pictures", "published"]
+__all__ = ["benchmark_pages", "headline", "pictures", "published", "study"]
 
 Row = Mapping[str, Any]
 
@@ -30,11 +35,11 @@ Row = Mapping[str, Any]
 def benchmark_pages() -> str:
     """Everything under benchmarks/results: comparisons first, then single files, then the notes."""
     parts = ["## Commands", _commands()]
-    comparisons = [folder for folder in sorted(RESULTS.iterdir()) if (folder / "summary.csv").exists()]
+    comparisons = [folder for folder in sorted(RESULTS.iterdir()) if (folder / "summary.csv").exists() and folder != STUDY]
     for folder in comparisons:
         parts += [f"## {folder.name.replace('_', ' ')}", _comparison(folder)]
     for path in sorted(RESULTS.rglob("*")):
-        if path.parent in comparisons:
+        if path.parent in comparisons or STUDY in path.parents:
             continue
         if path.suffix == ".json":
             parts += [f"## {path.stem.replace('_', ' ')}", f"From `{path.relative_to(ROOT)}`.", _measurement(path)]
@@ -44,14 +49,39 @@ def benchmark_pages() -> str:
 
 
 def headline() -> str:
-    """The comparison that the README shows, or a line that says it is missing."""
-    folder = RESULTS / "fashion_mnist"
-    return _comparison(folder) if (folder / "summary.csv").exists() else "No result is here yet: see [Benchmarks](benchmarks.md)."
+    """The study's answer, or a line that says it is missing."""
+    if not (STUDY / "summary.csv").exists():
+        return "No result is here yet: see [Benchmarks](benchmarks.md)."
+    return "\n\n".join([_tables().verdict(STUDY), _tables().answer(STUDY), "The whole of it: [the study](study.md)."])
 
 
 def pictures() -> dict[str, Path]:
-    """Pictures of the comparisons, by their place in the site."""
-    return {f"results/{path.parent.name}.svg": path for path in sorted(RESULTS.glob("*/accuracy.svg"))}
+    """Pictures of the comparisons and of the study, by their place in the site."""
+    found = {f"results/{path.parent.name}.svg": path for path in sorted(RESULTS.glob("*/accuracy.svg"))}
+    return found | {f"results/{path.name}": path for path in STUDY.glob("*.png")}
+
+
+def study() -> dict[str, Callable[[], str]]:
+    """The parts of the study's page."""
+    made = _tables()
+    parts = {name: getattr(made, name) for name in ("protocol", "verdict", "answer", "checks", "costs", "coverage", "missing")}
+    return {"study": _places, **{f"study-{name}": partial(part, STUDY) for name, part in parts.items()}}
+
+
+def _places() -> str:
+    """A section a model and data set."""
+    made, parts = _tables(), []
+    for model, data in made.places(STUDY):
+        legend = made.legend(made.metric_of(STUDY, model, data))
+        parts += [f"### `{model}` on {data}", legend, made.table(STUDY, model, data)]
+    return "\n\n".join(parts)
+
+
+@cache
+def _tables() -> ModuleType:
+    """benchmarks/_study_tables.py"""
+    sys.path.insert(0, str(BENCHMARKS))
+    return importlib.import_module("_study_tables")
 
 
 def published() -> str:

@@ -22,13 +22,15 @@ def study() -> Iterator[ModuleType]:
         patch.syspath_prepend(str(BENCHMARKS))
         import _plan
         import _runs
+        import _study_report
         import study
 
-        patch.setattr(_plan, "PLAN", (("mlp:16", "digits", (0.95, 0.875)),))
+        for module in (_plan, _study_report):
+            patch.setattr(module, "PLAN", (("mlp:16", "digits", (0.95, 0.875)),))
         patch.setitem(_plan.TARGETS, "mlp:16", 0.5)
-        for module in (_plan, _runs, study):
+        for module in (_plan, _runs, _study_report, study):
             patch.setattr(module, "SEEDS", 2)
-        for module in (_plan, study):
+        for module in (_plan, _study_report, study):
             patch.setattr(module, "METHODS", METHODS)
             patch.setattr(module, "LATER", ())
         yield study
