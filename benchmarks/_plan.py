@@ -35,7 +35,7 @@ METHODS = (
     *("random", "kstarts", "dissipating", "combined", "evolve", "halving", "snip", "synflow", "magnitude", "set", "rigl"),
     *("gradual_magnitude", "dense", "dissipate_regrow"),
 )
-LATER = ("iterative_snip", "force", "grasp", "prospr", "ntk_sap", "imp", "eoi", "dropout")
+LATER = ("regrow_average", "iterative_snip", "force", "grasp", "prospr", "ntk_sap", "imp", "eoi", "dropout")
 """Methods whose turn comes after all others."""
 SEARCHES = ("dissipating", "combined", "kstarts", "evolve")
 """Methods whose first ticket is checked against its controls."""
