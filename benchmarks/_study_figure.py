@@ -34,7 +34,7 @@ def draw(summary: pd.DataFrame, path: Path) -> Path:
     methods = sorted((str(name) for name in summary["method"].unique() if name != "random"), key=lambda name: not prunes(name))
     size = (2.0 + 2.4 * len(sparsities), 0.9 + len(places) * (0.9 + 0.21 * len(methods)))
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
-    grid = figure.subplots(len(places), len(sparsities), squeeze=False, sharey=True, sharex="row")
+    grid = figure.subplots(len(places), len(sparsities), squeeze=False, sharey=True)
     for row, (model, data) in enumerate(places):
         own = summary[(summary["model"] == model) & (summary["data"] == data)]
         for column, sparsity in enumerate(sparsities):

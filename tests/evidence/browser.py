@@ -104,9 +104,9 @@ def browser(profile: Path) -> Iterator[Browser]:
     command = [CHROMIUM, *QUIET, f"--user-data-dir={profile}"]
 
     def place() -> None:  # the browser reads from 3 and writes to 4
-        held = os.dup(to_us)
-        os.dup2(to_browser, 3)
-        os.dup2(held, 4)
+        ours = os.dup(to_browser), os.dup(to_us)  # one of them may be 3 already, and would stay closed to the browser
+        os.dup2(ours[0], 3)
+        os.dup2(ours[1], 4)
 
     process = subprocess.Popen(
         command,

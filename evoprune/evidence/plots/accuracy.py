@@ -131,7 +131,7 @@ def _label_ends(ax: Axes, ends: Sequence[tuple[float, str, str, bool]], gap: flo
             fontweight="normal" if italic else "bold",
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 1, "shrinkB": 0, "relpos": (0, 0.5)},
         )
 
 

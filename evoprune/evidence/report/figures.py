@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["figures_of"]
 
+ALIKE = 1.25
+"""Ratio of costs up to which a figure over them would only pile up its points."""
 EARLY = 0.2
 """Share of the epochs after which a run is looked at early."""
 
@@ -36,6 +38,7 @@ def figures_of(name: str, runs: pd.DataFrame, material: Material) -> list[dict[s
         figures.append(
             figure("Score against sparsity", f"{shown} Bars: 95% t intervals.", lambda ax: plot_accuracy(sound, ax), about)
         )
+    if len(sound) and not _equal_costs(sound):
         figures.append(
             figure("Score against cost", "A small point is a run, a large one a mean.", lambda ax: plot_cost(sound, ax), about)
         )
@@ -48,6 +51,13 @@ def figures_of(name: str, runs: pd.DataFrame, material: Material) -> list[dict[s
     if len(pairs) > 2:
         figures.append(figure("Early against final", _early_words(runs, pairs), lambda ax: _scatter(pairs, ax), about))
     return figures
+
+
+def _equal_costs(runs: pd.DataFrame) -> bool:
+    """Whether several methods that prune cost about the same everywhere."""
+    sparse = runs[[prunes(str(method)) for method in runs["method"]]]
+    cost = sparse["dense_equivalent_epochs"].astype(float).dropna()
+    return sparse["method"].nunique() > 1 and bool(cost.min() > 0) and bool(cost.max() <= ALIKE * cost.min())
 
 
 def _searches(material: Material, runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

@@ -24,19 +24,29 @@ def gaps(name: str, runs: pd.DataFrame) -> list[str]:
     if BASELINE not in set(runs["method"]):
         found.append(f"{name}: no runs of {BASELINE!r}; {runs['method'].iloc[0]} is what the others are compared with.")
     asked = sorted(runs[[prunes(str(method)) for method in runs["method"]]]["sparsity"].astype(float).dropna().unique())
+    found += [f"{name}: {told}" for told in _absent(runs, seeds, asked)]
+    if runs["test_score"].isna().any():
+        untested = int(runs["test_score"].isna().sum())
+        found.append(f"{name}: the test split was not opened for {untested} of {len(runs)} runs.")
+    return found
+
+
+def _absent(runs: pd.DataFrame, seeds: Sequence[int], asked: Sequence[float]) -> list[str]:
+    """Cells without a run of a seed; methods that lack the same are named together."""
+    lacking: dict[tuple[float | None, str], list[str]] = {}
     for method, own in runs.groupby("method", sort=False):
         sparsity = own["sparsity"].astype(float)
         cells = [None] if not prunes(str(method)) or sparsity.isna().all() else asked
         for value in cells:
             there = set((own if value is None else own[sparsity == value])["seed"])
-            absent = [str(seed) for seed in seeds if seed not in there]
+            absent = ", ".join(str(seed) for seed in seeds if seed not in there)
             if absent:
-                at = "" if value is None else f" at sparsity {value:.4g}"
-                found.append(f"{name}: {method}{at} has no run of seed {', '.join(absent)}.")
-    if runs["test_score"].isna().any():
-        untested = int(runs["test_score"].isna().sum())
-        found.append(f"{name}: the test split was not opened for {untested} of {len(runs)} runs.")
-    return found
+                lacking.setdefault((value, absent), []).append(str(method))
+    return [
+        f"{', '.join(methods)}{'' if value is None else f' at sparsity {value:.4g}'} {'has' if len(methods) == 1 else 'have'} "
+        f"no run of seed {absent}."
+        for (value, absent), methods in lacking.items()
+    ]
 
 
 def _cell(row: Mapping[Any, Any]) -> str:
