@@ -22,8 +22,10 @@ __all__ = ["check_workers", "fitting", "pool", "torch_threads"]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 LIBRARIES = 600 * 2**20
 """Bytes that a process holds before it has loaded anything: the libraries, their compiled kernels."""
-A_WEIGHT = 40
-"""Bytes a trained weight takes: value, gradient, two moments, index and order, in float32 and int64."""
+A_COPY, A_SURVIVOR, A_GRADIENT = 40, 100, 40
+"""Bytes a prunable weight takes, as `benchmarks/memory.py` measures them: the initial and the trained weights of problem and
+ticket with the draw of a mask; each time it trains (value, gradient, moments, index, order, the kernels' layout); and each time
+its gradient is taken though it is pruned (dense weight, gradient, rank)."""
 
 log = logging.getLogger("evoprune")
 
@@ -53,16 +55,15 @@ def fitting(workers: int, problems: Problems, cells: Sequence[Cell]) -> int:
 
 
 def need(problems: Problems, cell: Cell) -> int:
-    """About how many bytes a process takes that trains the cell: libraries, data, and its population at its start."""
+    """About how many bytes a process takes that trains the cell: libraries, data, and what its method holds at once."""
     problem = problems[cell.problem]
     data = sum(len(problem.split(name)) for name in ("train", "validation"))
     sample = 4
     for length in problem.input_shape:
         sample *= length
-    options = {**METHODS[cell.method].options, **cell.options}
-    networks = max((int(options[name]) for name in ("k", "lambda_", "mu") if isinstance(options.get(name), int)), default=1)
-    kept = 1.0 if cell.sparsity is None else max(0.3, 1 - cell.sparsity)  # what dissipates starts with 30% or more
-    return LIBRARIES + 2 * data * sample + int(A_WEIGHT * networks * kept * problem.prunable)
+    held = METHODS[cell.method].holding(1.0 if cell.sparsity is None else 1 - cell.sparsity, cell.options)
+    a_weight = A_COPY + A_SURVIVOR * held.weights + A_GRADIENT * held.gradients
+    return LIBRARIES + 2 * data * sample + int(a_weight * problem.prunable)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from evoprune import seeds
@@ -22,8 +23,9 @@ from evoprune.methods.dissipation import (
     layer_counts,
     snapshot,
     start_density,
+    start_holding,
 )
-from evoprune.methods.registry import method
+from evoprune.methods.registry import Holding, method
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.population import Population
@@ -32,7 +34,13 @@ from evoprune.training.ticket import Ticket
 __all__ = ["combined"]
 
 
-@method(reference="Haroon 2022, arXiv:2209.02201")
+def _holds(density: float, options: Mapping[str, Any]) -> Holding:
+    """k denser networks, or one, and later k of the asked density."""
+    start = start_holding(density, options).weights
+    return Holding(options["k"] * start if options["order"] == "together" else max(start, options["k"] * density))
+
+
+@method(reference="Haroon 2022, arXiv:2209.02201", holds=_holds)
 def combined(
     problem: Problem,
     *,

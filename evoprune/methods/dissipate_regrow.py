@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
 from evoprune.methods.dissipation import RULES, check, check_count, geometric
-from evoprune.methods.registry import method
+from evoprune.methods.registry import Holding, method
 from evoprune.methods.rewiring import annealed, check_period, check_share, rewire, steepest
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
-__all__ = ["dissipate", "dissipate_regrow", "nearly_dense", "regrow"]
+__all__ = ["dissipate", "dissipate_regrow", "nearly_dense", "regrow", "regrowth_holding"]
 
 NEARLY_DENSE = 0.6
 """Density that dissipation starts from, or twice the asked one where that is more."""
 
 
-@method(reference="this project, from Haroon 2022, arXiv:2209.02201, and Evci 2020, arXiv:1911.11134")
+def nearly_dense(density: float) -> float:
+    """Sparsity of the mask that dissipation starts from, on its way to `density`."""
+    return 1 - max(NEARLY_DENSE, min(1.0, 2 * density))
+
+
+def regrowth_holding(density: float, options: Mapping[str, Any]) -> Holding:
+    """The start of dissipation, and the dense gradient of regrowth."""
+    start = options["start_sparsity"]
+    return Holding(1 - (nearly_dense(density) if start is None else start), gradients=1)
+
+
+@method(reference="this project, from Haroon 2022, arXiv:2209.02201, and Evci 2020, arXiv:1911.11134", holds=regrowth_holding)
 def dissipate_regrow(
     problem: Problem,
     *,
@@ -48,16 +60,11 @@ def dissipate_regrow(
     check_share(fraction=fraction, until=until)
     checks = check_count(max(1, epochs // 4) if checks is None else checks, epochs)
     budget = problem.space.budget(sparsity)
-    start_sparsity = nearly_dense(problem, budget) if start_sparsity is None else start_sparsity
+    start_sparsity = nearly_dense(budget / problem.prunable) if start_sparsity is None else start_sparsity
     start = random_mask(problem.space, sparsity=start_sparsity, allocation=allocation, seed=seed)
     generation = Population(problem, [start], horizon=epochs, seed=seed, **training)
     regrow(dissipate(generation, budget, checks, reference), fraction, until)
     return generation.train(epochs - generation.epoch).ticket()
-
-
-def nearly_dense(problem: Problem, budget: int) -> float:
-    """Sparsity of the mask that dissipation starts from, on its way to `budget` survivors."""
-    return 1 - max(NEARLY_DENSE, min(1.0, 2 * budget / problem.prunable))
 
 
 def dissipate(generation: Population, budget: int, checks: int, reference: str = "zero") -> Population:

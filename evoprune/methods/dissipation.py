@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,11 +14,12 @@ from evoprune.masks.allocation import spread
 from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
 from evoprune.masks.space import MaskSpace
+from evoprune.methods.registry import Holding
 from evoprune.registry import Registry, one_of
 from evoprune.training.population import Population
 from evoprune.training.trace import Floats
 
-__all__ = ["CONTROLS", "RULES", "Rule", "check", "geometric", "start_density"]
+__all__ = ["CONTROLS", "RULES", "Rule", "check", "geometric", "start_density", "start_holding"]
 
 CONTROLS = ("none", "rewind", "inverted", "zero_gradient")
 Values = Mapping[str, Tensor]
@@ -81,6 +83,13 @@ def fraction_of_scale(value: Floats, reference: Floats, gradient: Floats, scale:
 def start_density(density: float) -> float:
     """Density of the random mask that dissipation starts from: 0.3, or twice the asked density where that is more."""
     return max(0.3, min(1.0, 2 * density))
+
+
+def start_holding(density: float, options: Mapping[str, Any]) -> Holding:
+    """One network of the density that dissipation starts from, all weights where a rule leaves the sparsity open."""
+    if options["start_sparsity"] is not None:
+        return Holding(1 - options["start_sparsity"])
+    return Holding(start_density(density) if RULES[options["rule"]].counts else 1.0)
 
 
 def geometric(start: int, budget: int, checks: int) -> list[int]:

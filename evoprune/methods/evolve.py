@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from deap import base, tools
@@ -15,8 +15,8 @@ from evoprune.evolution.operators import mutGuided
 from evoprune.evolution.several import front
 from evoprune.evolution.toolbox import make_toolbox
 from evoprune.masks.allocation import Allocation
-from evoprune.methods.first import check_first, first_population
-from evoprune.methods.registry import method
+from evoprune.methods.first import SCORING, check_first, first_population
+from evoprune.methods.registry import Holding, method
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.ledger import Ledger
@@ -39,7 +39,27 @@ FORMS: dict[str, dict[str, Any]] = {
 """What an option is that is None."""
 
 
-@method(reference="evolution strategies, Beyer 2002, on masks of fixed size; guided form: Mocanu 2018, Evci 2020 as mutation")
+def _plan(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of `FORMS`: as given, else the form's."""
+    several = options["objectives"] is not None or options["rungs"] is not None
+    form = options["form"] or ("plain" if several else "guided")
+    given = {name: options[name] for name in FORMS["plain"] if options[name] is not None}
+    comma = {"comma": True} if options["rungs"] is not None else {}
+    return FORMS[one_of("form", form, tuple(FORMS))] | comma | given
+
+
+def _holds(density: float, options: Mapping[str, Any]) -> Holding:
+    """A generation, with a dense gradient for each network where mutation is guided; scorers of the first population."""
+    plan = _plan(options)
+    networks = max(plan["mu"], plan["lambda_"])
+    scored = SCORING if set(options["first"]) - {"random"} else 0
+    return Holding(networks * density, max(scored, networks if plan["mutate"] == "mutGuided" else 0))
+
+
+@method(
+    reference="evolution strategies, Beyer 2002, on masks of fixed size; guided form: Mocanu 2018, Evci 2020 as mutation",
+    holds=_holds,
+)
 def evolve(
     problem: Problem,
     *,
@@ -84,12 +104,10 @@ def evolve(
     is trained, the front is in the provenance. repetitions: evaluations an elite gets at most. budget: samples trained in the
     search; it ends before the generation that would exceed it. The other options are those of `make_toolbox`.
     """
-    form = ("guided" if objectives is None and rungs is None else "plain") if form is None else form
-    given = {
-        "fitness_epochs": fitness_epochs, "mu": mu, "lambda_": lambda_, "ngen": ngen, "cxpb": cxpb, "mutpb": mutpb,
-        "comma": True if comma is None and rungs is not None else comma, "mutate": mutate, "inherit": inherit,
-    }  # fmt: skip
-    plan = FORMS[one_of("form", form, tuple(FORMS))] | {name: value for name, value in given.items() if value is not None}
+    plan = _plan({
+        "form": form, "objectives": objectives, "rungs": rungs, "fitness_epochs": fitness_epochs, "mu": mu, "lambda_": lambda_,
+        "ngen": ngen, "cxpb": cxpb, "mutpb": mutpb, "comma": comma, "mutate": mutate, "inherit": inherit,
+    })  # fmt: skip
     _check(repetitions=repetitions, **{name: plan[name] for name in ("mu", "lambda_", "ngen", "cxpb", "mutpb", "comma")})
     check_first(first)
     toolbox = make_toolbox(

@@ -14,7 +14,10 @@ from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.ledger import Ledger
 
-__all__ = ["check_first", "first_population"]
+__all__ = ["SCORING", "check_first", "first_population"]
+
+SCORING = 2
+"""Dense gradients that scoring holds as much as: the dense weights, and their scores with what orders them."""
 
 
 def check_first(first: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from evoprune.errors import InputError
 from evoprune.masks.allocation import Allocation, allocate
 from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
-from evoprune.methods.registry import method
+from evoprune.methods.registry import dense_network, method
 from evoprune.methods.rewiring import check_period, check_share, magnitudes
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
@@ -18,7 +18,7 @@ from evoprune.training.ticket import Ticket
 __all__ = ["gradual_magnitude", "prune_gradually"]
 
 
-@method(reference="Zhu and Gupta 2017, arXiv:1710.01878, eq. 1")
+@method(reference="Zhu and Gupta 2017, arXiv:1710.01878, eq. 1", holds=dense_network)
 def gradual_magnitude(
     problem: Problem,
     *,

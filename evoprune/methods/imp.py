@@ -11,7 +11,7 @@ from evoprune.errors import InputError
 from evoprune.masks.allocation import Allocation, allocate
 from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
-from evoprune.methods.registry import method
+from evoprune.methods.registry import dense_network, method
 from evoprune.methods.rewiring import check_share, magnitudes
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
@@ -22,7 +22,7 @@ from evoprune.training.trace import Floats
 __all__ = ["imp", "next_round", "prune_and_rewind", "rounds", "train_to_rewinding_point"]
 
 
-@method(reference="Frankle 2019, arXiv:1803.03635; rewinding: Frankle 2020, arXiv:1912.05671")
+@method(reference="Frankle 2019, arXiv:1803.03635; rewinding: Frankle 2020, arXiv:1912.05671", holds=dense_network)
 def imp(
     problem: Problem,
     *,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from evoprune.criteria import CRITERIA
@@ -11,7 +11,7 @@ from evoprune.evolution.assess import initial_population
 from evoprune.evolution.tournament import check_eta, check_rungs, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.mask import Mask
-from evoprune.methods.registry import method
+from evoprune.methods.registry import Holding, method, sparse_networks
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.population import Population
@@ -20,7 +20,13 @@ from evoprune.training.ticket import Ticket
 __all__ = ["kstarts"]
 
 
-@method(reference="Haroon 2022, arXiv:2209.02201")
+def _holds(density: float, options: Mapping[str, Any]) -> Holding:
+    """The k networks; all of the one that the form "shared" trains before them."""
+    drawn = sparse_networks(density, options)
+    return drawn if options["form"] == "independent" else Holding(max(1.0, drawn.weights))
+
+
+@method(reference="Haroon 2022, arXiv:2209.02201", holds=_holds)
 def kstarts(
     problem: Problem,
     *,

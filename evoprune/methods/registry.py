@@ -6,10 +6,10 @@ import functools
 import inspect
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,22 +22,48 @@ from evoprune.registry import Registry
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
 
-__all__ = ["METHODS", "Method", "method"]
+__all__ = ["METHODS", "Holding", "Holds", "Method", "method"]
 
 METHODS: Registry[Method] = Registry("method")
+
+
+class Holding(NamedTuple):
+    """What a method holds at once at most, in multiples of the prunable weights, so that memory can be foreseen.
+
+    weights: survivors of all networks that train together. gradients: one for each network whose pruned weights get one too.
+    """
+
+    weights: float
+    gradients: int = 0
+
+
+Holds = Callable[[float, Mapping[str, Any]], Holding]
+"""(asked density, options with their defaults) -> what is held."""
+
+
+def sparse_networks(density: float, options: Mapping[str, Any]) -> Holding:
+    """`k` networks of the asked density, one where there is no such option."""
+    return Holding(options.get("k", 1) * density)
+
+
+def dense_network(density: float, options: Mapping[str, Any]) -> Holding:
+    """One network that starts with every weight."""
+    return Holding(1.0)
 
 
 @dataclass(frozen=True)
 class Method:
     """A registered method; call it as `method(problem, sparsity=…, epochs=…, seed=…, **options) -> Ticket`.
 
-    reference: paper and equation. sparse: False when nothing is pruned (`survivors` = prunable). options: defaults by name.
+    reference: paper and equation. sparse: False when nothing is pruned (`survivors` = prunable). holds: how much it holds at
+    once. options: defaults by name.
     """
 
     name: str
     function: Callable[..., Ticket]
     reference: str
     sparse: bool = True
+    holds: Holds = sparse_networks
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
@@ -59,6 +85,10 @@ class Method:
         kinds = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = self.__signature__.parameters.values()
         return {p.name: p.default for p in parameters if p.kind in kinds and p.name not in common}
+
+    def holding(self, density: float, options: Mapping[str, Any]) -> Holding:
+        """What it holds at once at most with these options, the others at their defaults."""
+        return self.holds(density, {**self.options, **options})
 
     def check(self, options: dict[str, Any]) -> None:
         """Refuse unknown options and bad common values, before any work. Raises `UnknownName`, `InputError`."""
@@ -93,15 +123,18 @@ class Method:
         return ticket.with_provenance({"method": self.name, "options": _json({**defaults, **options}), "versions": versions()})
 
 
-def method(*, reference: str, sparse: bool = True) -> Callable[[Callable[..., Ticket]], Method]:
+def method(*, reference: str, sparse: bool = True, holds: Holds | None = None) -> Callable[[Callable[..., Ticket]], Method]:
     """Register a function as the method of its name.
 
-    reference: where it comes from. sparse: False when it prunes nothing.
+    reference: where it comes from. sparse: False when it prunes nothing. holds: from the asked density and the options to what
+    it holds at once, by which a comparison chooses its workers; left out, `k` networks (or one) of the asked density, or the
+    dense network where nothing is pruned.
     """
+    held = holds or (sparse_networks if sparse else dense_network)
 
     def register(function: Callable[..., Ticket]) -> Method:
         name = getattr(function, "__name__", "method").rstrip("_")
-        return METHODS.add(name, Method(name, function, reference, sparse))
+        return METHODS.add(name, Method(name, function, reference, sparse, held))
 
     return register
 

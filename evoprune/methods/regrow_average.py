@@ -6,7 +6,7 @@ from typing import Any
 
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
-from evoprune.methods.dissipate_regrow import dissipate, nearly_dense, regrow
+from evoprune.methods.dissipate_regrow import dissipate, nearly_dense, regrow, regrowth_holding
 from evoprune.methods.dissipation import check_count
 from evoprune.methods.registry import method
 from evoprune.methods.rewiring import check_share
@@ -18,7 +18,7 @@ from evoprune.training.ticket import Ticket
 __all__ = ["averaged_epochs", "regrow_average"]
 
 
-@method(reference="this project, dissipate_regrow; the mean from Izmailov 2018, arXiv:1803.05407")
+@method(reference="this project, dissipate_regrow; the mean from Izmailov 2018, arXiv:1803.05407", holds=regrowth_holding)
 def regrow_average(
     problem: Problem,
     *,
@@ -45,7 +45,7 @@ def regrow_average(
     averaged = averaged_epochs(epochs, average)
     checks = check_count(max(1, epochs // 4) if checks is None else checks, epochs, after=averaged - 1)
     budget = problem.space.budget(sparsity)
-    start_sparsity = nearly_dense(problem, budget) if start_sparsity is None else start_sparsity
+    start_sparsity = nearly_dense(budget / problem.prunable) if start_sparsity is None else start_sparsity
     start = random_mask(problem.space, sparsity=start_sparsity, allocation=allocation, seed=seed)
     generation = Population(problem, [start], horizon=epochs, seed=seed, schedule=schedule, **training)
     regrow(dissipate(generation, budget, checks), fraction, 1 - averaged / epochs, every)

@@ -7,7 +7,7 @@ from typing import Any
 
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
-from evoprune.methods.registry import method
+from evoprune.methods.registry import Holding, method
 from evoprune.methods.rewiring import annealed, check_period, check_share, rewire, steepest
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
@@ -18,7 +18,7 @@ __all__ = ["rewire_by_gradient", "rigl"]
 log = logging.getLogger("evoprune")
 
 
-@method(reference="Evci 2020, arXiv:1911.11134, algorithm 1")
+@method(reference="Evci 2020, arXiv:1911.11134, algorithm 1", holds=lambda density, options: Holding(density, gradients=1))
 def rigl(
     problem: Problem,
     *,

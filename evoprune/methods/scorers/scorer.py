@@ -18,7 +18,8 @@ from evoprune.masks.allocation import Allocation, allocate
 from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
 from evoprune.masks.space import PRUNABLE
-from evoprune.methods.registry import method
+from evoprune.methods.first import SCORING
+from evoprune.methods.registry import Holding, method
 from evoprune.methods.scorers.probe import Probe
 from evoprune.methods.scorers.samples import Samples
 from evoprune.problems.problem import Problem
@@ -183,7 +184,12 @@ def _register_method(scorer: Scorer) -> None:
     typed = cast(Any, run)
     typed.__name__, typed.__doc__ = scorer.name, f"{scorer.__doc__}\n\n{_options(scorer)}"
     typed.__signature__ = inspect.Signature([*common, *own, *last])
-    method(reference=scorer.reference)(run)
+    method(reference=scorer.reference, holds=_holds)(run)
+
+
+def _holds(density: float, options: Mapping[str, Any]) -> Holding:
+    """The network that trains, and before it what scoring takes."""
+    return Holding(density, gradients=SCORING)
 
 
 def _options(scorer: Scorer) -> str:
