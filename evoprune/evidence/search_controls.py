@@ -7,7 +7,6 @@ winner's layer counts, trains nothing and is always there: `fresh_counts`.
 
 from __future__ import annotations
 
-import ast
 from typing import Any
 
 import numpy as np
@@ -112,12 +111,5 @@ def _searched(ticket: Ticket, problem: Problem, seed: int, **changes: Any) -> Ti
     method = _method(ticket)
     known = {*method.options, *Training.__dataclass_fields__, "sparsity", "epochs"}
     told = ticket.provenance.get("options", {})
-    options = {name: _value(value) for name, value in told.items() if name in known and name not in ASIDE}
+    options = {name: value for name, value in told.items() if name in known and name not in ASIDE}
     return method(problem, **{**options, **changes, "seed": seeds.derive(seed, "search")})
-
-
-def _value(kept: Any) -> Any:
-    """An option as it was before provenance wrote it down: sequences are kept as texts."""
-    if isinstance(kept, str) and kept[:1] in "([":
-        return ast.literal_eval(kept)
-    return kept

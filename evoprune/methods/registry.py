@@ -120,7 +120,9 @@ class Method:
             ticket = self.function(problem, **options)
         ticket.ledger.wall_s = ticket.earlier_s + time.perf_counter() - started
         defaults = {name: p.default for name, p in self.__signature__.parameters.items() if p.default is not p.empty}
-        return ticket.with_provenance({"method": self.name, "options": _json({**defaults, **options}), "versions": versions()})
+        return ticket.with_provenance(
+            {"method": self.name, "options": _jsonable({**defaults, **options}), "versions": versions()}
+        )
 
 
 def method(*, reference: str, sparse: bool = True, holds: Holds | None = None) -> Callable[[Callable[..., Ticket]], Method]:
@@ -151,6 +153,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _json(options: dict[str, Any]) -> dict[str, Any]:
-    plain = (str, int, float, bool, type(None))
-    return {name: value if isinstance(value, plain) else repr(value) for name, value in options.items()}
+def _jsonable(value: Any) -> Any:
+    """As JSON gives it back: sequences become lists; what JSON does not know becomes a text."""
+    if isinstance(value, Mapping):
+        return {str(name): _jsonable(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(entry) for entry in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

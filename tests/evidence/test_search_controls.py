@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_a_control_searches_again_purely_and_by_its_seed(name: str, method: str)
     kept = first.mask.dense()
     start = ticket.problem.initial_weights()
     assert all(torch.equal(first.weights[key], start[key] * kept[key]) for key in kept), "the ticket's own initial weights"
+
+
+def test_a_search_is_repeated_with_the_sequences_it_was_given(tmp_path: Path) -> None:
+    ticket = found_by("halving", rungs=(1, 2), criterion=("grad", "loss"))
+    told = ticket.provenance["options"]
+    assert (told["rungs"], told["criterion"]) == ([1, 2], ["grad", "loss"]), "as the file gives them back"
+    loaded = Ticket.load(ticket.save(tmp_path / "ticket.safetensors"), problem=ticket.problem)
+    assert loaded.provenance == ticket.provenance
+    first, again = (SEARCH_CONTROLS["shuffled_labels"](one, 0) for one in (ticket, loaded))
+    assert first.mask == again.mask
 
 
 def test_k_is_what_the_search_could_have_paid_for() -> None:
