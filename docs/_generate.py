@@ -71,7 +71,10 @@ def _method(name: str, cost: Mapping[str, Any]) -> str:
     facts.append(
         ("cost", f"{cost['dense_equivalent_epochs']:.3g} dense-equivalent epochs, {cost['samples']:,} samples (see the top)")
     )
-    options = [(f"`{option}`", _default(default)) for option, default in found.options.items()]
+    options = [
+        (f"`{option}`", found.unset[option] if default is None and option in found.unset else _default(default))
+        for option, default in found.options.items()
+    ]
     parts = [
         f"### `{name}` {{ #{_anchor(name)} }}",
         prose(found.__doc__),

@@ -27,7 +27,7 @@ from evoprune.errors import DamagedFile, EvopruneError, InputError
 from evoprune.files import atomic_write
 from evoprune.masks.allocation import allocate
 from evoprune.methods.dissipation import RULES
-from evoprune.methods.registry import METHODS, Method, versions
+from evoprune.methods.registry import ASIDE, METHODS, Method, versions
 from evoprune.problems.problem import Problem
 from evoprune.training.engines import ENGINES
 from evoprune.training.options import Training
@@ -41,9 +41,6 @@ __all__ = ["Arguments", "RunFolder", "load_runs", "logging_to", "open_test", "ru
 FORMAT = 1
 SPARSITY = 0.95
 """What is asked when nobody asks."""
-
-ASIDE = ("journal", "executor")
-"""Options that decide where a run is worked on, never what comes out."""
 
 RESULT, TICKET, HISTORY, TRACE, JOURNAL, LOG = (
     *("result.json", "ticket.safetensors", "history.csv", "trace.csv", "journal.jsonl", "log.txt"),

@@ -287,6 +287,23 @@ def test_lists(evoprune: Command, what: str, names: list[str]) -> None:
     assert set(names) <= set(first), first
 
 
+def test_the_list_of_methods_is_sorted_and_says_what_is_taken_unless_set(evoprune: Command) -> None:
+    text = evoprune("list", "methods").out
+    first = [line.split()[0] for line in text.splitlines()[1:] if line[0] != " "]
+    assert first == sorted(first)
+    words = " ".join(text.split())
+    for absent in ("=None", "journal", "executor"):
+        assert absent not in words
+    assert "form (guided;" in words
+    assert "mu (1; plain: 16)" in words
+    assert "first=random" in words
+
+
+def test_every_option_that_is_not_set_is_explained() -> None:
+    for name, method in METHODS.items():
+        assert set(method.unset) == {option for option, default in method.options.items() if default is None}, name
+
+
 def test_a_new_method_is_listed_and_runs(evoprune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -12,6 +12,9 @@ from rich.table import Table
 from evoprune.cli.application import app
 from evoprune.cli.console import output, reporting
 from evoprune.errors import UnknownName
+
+if TYPE_CHECKING:
+    from evoprune.methods.registry import Method
 
 __all__ = ["list_"]
 
@@ -40,10 +43,19 @@ Rows = tuple[Sequence[str], list[tuple[str | int, ...]]]
 def _methods() -> Rows:
     from evoprune.methods import METHODS
 
-    return ("method", "what it does", "options"), [
-        (name, method.summary, ", ".join(f"{key}={value}" for key, value in method.options.items()))
-        for name, method in METHODS.items()
+    return ("method", "what it does", "options: --set name=value (what it is unless set)"), [
+        (name, method.summary, ", ".join(_options(method))) for name, method in sorted(METHODS.items())
     ]
+
+
+def _options(method: Method) -> Iterator[str]:
+    """What `--set` takes, with defaults as they are typed; in parentheses what an option stands for that is not set."""
+    from evoprune.methods.registry import ASIDE
+
+    for name, default in method.options.items():
+        if name not in ASIDE:
+            typed = ",".join(map(str, default)) if isinstance(default, (tuple, list)) else default
+            yield f"{name} ({method.unset.get(name, 'none')})" if default is None else f"{name}={typed}"
 
 
 def _models() -> Rows:
@@ -63,7 +75,7 @@ def _datasets() -> Rows:
 def _operators() -> Rows:
     from evoprune.evolution.operators import OPERATORS
 
-    return ("operator", "what it does"), [(name, first_line(operator.__doc__)) for name, operator in OPERATORS.items()]
+    return ("operator", "what it does"), [(name, first_line(operator.__doc__)) for name, operator in sorted(OPERATORS.items())]
 
 
 def _criteria() -> Rows:

@@ -15,7 +15,7 @@ from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.evidence.controls import Control, reference_counts, rewired
 from evoprune.masks.sampling import random_of_counts
-from evoprune.methods.registry import METHODS, Method
+from evoprune.methods.registry import ASIDE, METHODS, Method
 from evoprune.problems.fit import CLASSIFICATION
 from evoprune.problems.problem import Problem
 from evoprune.registry import Registry
@@ -26,8 +26,6 @@ from evoprune.training.ticket import Ticket
 __all__ = ["SEARCH_CONTROLS", "rivals_at_equal_cost", "search_controls_of"]
 
 SEARCH_CONTROLS: Registry[Control] = Registry("control of a search")
-ASIDE = ("journal", "executor")
-"""Options that decide where a search is worked on, never what comes out."""
 
 
 @SEARCH_CONTROLS.register("random_selection")

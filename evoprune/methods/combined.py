@@ -16,6 +16,7 @@ from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_mask, random_subset
 from evoprune.methods.dissipation import (
     RULES,
+    UNSET,
     check,
     check_count,
     check_options,
@@ -40,7 +41,7 @@ def _holds(density: float, options: Mapping[str, Any]) -> Holding:
     return Holding(options["k"] * start if options["order"] == "together" else max(start, options["k"] * density))
 
 
-@method(reference="Haroon 2022, arXiv:2209.02201", holds=_holds)
+@method(reference="Haroon 2022, arXiv:2209.02201", holds=_holds, unset=UNSET)
 def combined(
     problem: Problem,
     *,

@@ -15,7 +15,7 @@ from evoprune.registry import one_of
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
-__all__ = ["dissipate", "dissipate_regrow", "nearly_dense", "regrow", "regrowth_holding"]
+__all__ = ["UNSET", "dissipate", "dissipate_regrow", "nearly_dense", "regrow", "regrowth_holding"]
 
 NEARLY_DENSE = 0.6
 """Density that dissipation starts from, or twice the asked one where that is more."""
@@ -32,7 +32,15 @@ def regrowth_holding(density: float, options: Mapping[str, Any]) -> Holding:
     return Holding(1 - (nearly_dense(density) if start is None else start), gradients=1)
 
 
-@method(reference="this project, from Haroon 2022, arXiv:2209.02201, and Evci 2020, arXiv:1911.11134", holds=regrowth_holding)
+UNSET = {"start_sparsity": "1 - max(0.6, twice the asked density)", "checks": "a quarter of epochs"}
+"""What these options are where they are None."""
+
+
+@method(
+    reference="this project, from Haroon 2022, arXiv:2209.02201, and Evci 2020, arXiv:1911.11134",
+    holds=regrowth_holding,
+    unset=UNSET,
+)
 def dissipate_regrow(
     problem: Problem,
     *,

@@ -6,7 +6,16 @@ from typing import Any
 
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
-from evoprune.methods.dissipation import check, check_count, check_options, geometric, snapshot, start_density, start_holding
+from evoprune.methods.dissipation import (
+    UNSET,
+    check,
+    check_count,
+    check_options,
+    geometric,
+    snapshot,
+    start_density,
+    start_holding,
+)
 from evoprune.methods.registry import method
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
@@ -15,7 +24,11 @@ from evoprune.training.ticket import Ticket
 __all__ = ["dissipating"]
 
 
-@method(reference="Haroon 2022, arXiv:2209.02201", holds=start_holding)
+@method(
+    reference="Haroon 2022, arXiv:2209.02201",
+    holds=start_holding,
+    unset={**UNSET, "delta": "none, but the fraction rules need it"},
+)
 def dissipating(
     problem: Problem,
     *,

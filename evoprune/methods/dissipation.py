@@ -19,7 +19,10 @@ from evoprune.registry import Registry, one_of
 from evoprune.training.population import Population
 from evoprune.training.trace import Floats
 
-__all__ = ["CONTROLS", "RULES", "Rule", "check", "geometric", "start_density", "start_holding"]
+__all__ = ["CONTROLS", "RULES", "UNSET", "Rule", "check", "geometric", "start_density", "start_holding"]
+
+UNSET = {"start_sparsity": "1 - max(0.3, twice the asked density)", "checks": "max(2, two fifths of epochs)"}
+"""What these options are where they are None."""
 
 CONTROLS = ("none", "rewind", "inverted", "zero_gradient")
 Values = Mapping[str, Tensor]

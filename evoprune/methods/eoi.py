@@ -16,7 +16,7 @@ from evoprune.training.ticket import Ticket
 __all__ = ["eoi"]
 
 
-@method(reference="Nowak 2024, arXiv:2406.01755, algorithm 1")
+@method(reference="Nowak 2024, arXiv:2406.01755, algorithm 1", unset={"gain": "√2 for a network with ReLUs, else 1"})
 def eoi(
     problem: Problem,
     *,

@@ -59,6 +59,18 @@ def _holds(density: float, options: Mapping[str, Any]) -> Holding:
 @method(
     reference="evolution strategies, Beyer 2002, on masks of fixed size; guided form: Mocanu 2018, Evci 2020 as mutation",
     holds=_holds,
+    unset={
+        "form": "guided; plain with objectives or rungs",
+        **{name: f"{guided}; plain: {FORMS['plain'][name]}" for name, guided in FORMS["guided"].items()},
+        "comma": "true; plain: false, or true with rungs",
+        "mutate": "mutGuided; plain: mutSwap, and mutResize where sizes vary",
+        "inherit": "weights; plain: nothing",
+        "objectives": "the criterion alone",
+        "rungs": "no tournament",
+        "budget": "no limit",
+        "journal": "none; that of the folder where a run has one",
+        "executor": "this process",
+    },
 )
 def evolve(
     problem: Problem,

@@ -18,7 +18,7 @@ from evoprune.training.ticket import Ticket
 __all__ = ["gradual_magnitude", "prune_gradually"]
 
 
-@method(reference="Zhu and Gupta 2017, arXiv:1710.01878, eq. 1", holds=dense_network)
+@method(reference="Zhu and Gupta 2017, arXiv:1710.01878, eq. 1", holds=dense_network, unset={"every": "an epoch"})
 def gradual_magnitude(
     problem: Problem,
     *,

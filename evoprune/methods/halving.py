@@ -21,7 +21,7 @@ from evoprune.training.ticket import Ticket
 __all__ = ["halving"]
 
 
-@method(reference="Jamieson 2016, arXiv:1502.07943")
+@method(reference="Jamieson 2016, arXiv:1502.07943", unset={"rungs": "2, 2·eta, 2·eta², …", "criterion": "grad, then loss"})
 def halving(
     problem: Problem,
     *,

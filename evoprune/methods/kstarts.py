@@ -26,7 +26,7 @@ def _holds(density: float, options: Mapping[str, Any]) -> Holding:
     return drawn if options["form"] == "independent" else Holding(max(1.0, drawn.weights))
 
 
-@method(reference="Haroon 2022, arXiv:2209.02201", holds=_holds)
+@method(reference="Haroon 2022, arXiv:2209.02201", holds=_holds, unset={"rungs": "one cut, after selection_epochs"})
 def kstarts(
     problem: Problem,
     *,

@@ -7,7 +7,7 @@ import inspect
 import platform
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -22,9 +22,12 @@ from evoprune.registry import Registry
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
 
-__all__ = ["METHODS", "Holding", "Holds", "Method", "method"]
+__all__ = ["ASIDE", "METHODS", "Holding", "Holds", "Method", "method"]
 
 METHODS: Registry[Method] = Registry("method")
+
+ASIDE = ("journal", "executor")
+"""Options that decide where a method is worked on, never what comes out; the command line sees to them itself."""
 
 
 class Holding(NamedTuple):
@@ -56,7 +59,7 @@ class Method:
     """A registered method; call it as `method(problem, sparsity=…, epochs=…, seed=…, **options) -> Ticket`.
 
     reference: paper and equation. sparse: False when nothing is pruned (`survivors` = prunable). holds: how much it holds at
-    once. options: defaults by name.
+    once. unset: what an option that is None stands for, in words. options: defaults by name.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Method:
     reference: str
     sparse: bool = True
     holds: Holds = sparse_networks
+    unset: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
@@ -125,18 +129,20 @@ class Method:
         )
 
 
-def method(*, reference: str, sparse: bool = True, holds: Holds | None = None) -> Callable[[Callable[..., Ticket]], Method]:
+def method(
+    *, reference: str, sparse: bool = True, holds: Holds | None = None, unset: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Ticket]], Method]:
     """Register a function as the method of its name.
 
     reference: where it comes from. sparse: False when it prunes nothing. holds: from the asked density and the options to what
     it holds at once, by which a comparison chooses its workers; left out, `k` networks (or one) of the asked density, or the
-    dense network where nothing is pruned.
+    dense network where nothing is pruned. unset: for each option whose default is None, what that stands for in a few words.
     """
     held = holds or (sparse_networks if sparse else dense_network)
 
     def register(function: Callable[..., Ticket]) -> Method:
         name = getattr(function, "__name__", "method").rstrip("_")
-        return METHODS.add(name, Method(name, function, reference, sparse, held))
+        return METHODS.add(name, Method(name, function, reference, sparse, held, unset or {}))
 
     return register
 

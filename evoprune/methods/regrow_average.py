@@ -6,7 +6,7 @@ from typing import Any
 
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
-from evoprune.methods.dissipate_regrow import dissipate, nearly_dense, regrow, regrowth_holding
+from evoprune.methods.dissipate_regrow import UNSET, dissipate, nearly_dense, regrow, regrowth_holding
 from evoprune.methods.dissipation import check_count
 from evoprune.methods.registry import method
 from evoprune.methods.rewiring import check_share
@@ -18,7 +18,9 @@ from evoprune.training.ticket import Ticket
 __all__ = ["averaged_epochs", "regrow_average"]
 
 
-@method(reference="this project, dissipate_regrow; the mean from Izmailov 2018, arXiv:1803.05407", holds=regrowth_holding)
+@method(
+    reference="this project, dissipate_regrow; the mean from Izmailov 2018, arXiv:1803.05407", holds=regrowth_holding, unset=UNSET
+)
 def regrow_average(
     problem: Problem,
     *,

@@ -17,7 +17,7 @@ from evoprune.training.ticket import Ticket
 __all__ = ["rewire_at_random", "set_"]
 
 
-@method(reference="Mocanu 2018, arXiv:1707.04780, algorithm 1")
+@method(reference="Mocanu 2018, arXiv:1707.04780, algorithm 1", unset={"every": "an epoch"})
 def set_(
     problem: Problem,
     *,

@@ -184,7 +184,9 @@ def _register_method(scorer: Scorer) -> None:
     typed = cast(Any, run)
     typed.__name__, typed.__doc__ = scorer.name, f"{scorer.__doc__}\n\n{_options(scorer)}"
     typed.__signature__ = inspect.Signature([*common, *own, *last])
-    method(reference=scorer.reference, holds=_holds)(run)
+    words = {"samples_per_class": "10; 100 in all where there are no classes", "batches": "samples_per_class instead"}
+    unset = {name: text for name, text in words.items() if name in scorer.options}
+    method(reference=scorer.reference, holds=_holds, unset=unset)(run)
 
 
 def _holds(density: float, options: Mapping[str, Any]) -> Holding:
