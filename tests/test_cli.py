@@ -182,6 +182,8 @@ def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyP
         (["compare", "random", "--sparsity", "0.9,"], ["[0, 1)"]),
         (["compare", "random", "--sparsity", "0.9,0.99999"], ["sparsity"]),
         (["compare", "random", "--seeds", "0"], ["seeds=0"]),
+        (["compare", "random", "kstarts", "--equal-cost", "random"], ["takes no value", "--cost-of random"]),
+        (["compare", "random", "kstarts", "--cost-of", "dense"], ["equal cost to 'dense'"]),
         (["compare", "random", "--workers", "1000"], ["cores"]),
         (["compare", "random", "--threads", "0"], ["threads=0"]),
         (["compare", "random", "--data", "mnits"], ["did you mean 'mnist'"]),
@@ -330,6 +332,16 @@ def test_help_names_every_option(evoprune: Command, monkeypatch: pytest.MonkeyPa
     ):
         assert option in text
     assert "0.95" in text
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "check", "report", "list"])
+def test_help_shows_each_default_once_and_without_brackets_in_brackets(
+    evoprune: Command, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    text = evoprune(command, "--help").out
+    assert not re.search(r"default: [(\[]", text)
+    assert "…}" not in text
 
 
 # ---- as a program ------------------------------------------------------------------------------------------------

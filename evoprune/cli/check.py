@@ -29,9 +29,10 @@ __all__ = ["check"]
 def check(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     seeds: Annotated[int, typer.Option(help="Times that the ticket and its controls are trained.")] = 5,
-    epochs: Annotated[int | None, typer.Option(help="Of each.", show_default="those of the run")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each; those of the run unless given.", show_default=False)] = None,
     difference: Annotated[
-        float | None, typer.Option(help="The smallest gain that matters.", show_default="0.002 of an accuracy, 2% of a loss")
+        float | None,
+        typer.Option(help="The smallest gain that matters; 0.002 of an accuracy, 2% of a loss unless given.", show_default=False),
     ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="Search again too: survivors by lot, best of k, shuffled labels.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperCommand
 
 from evoprune.cli.application import DataRoot, Device, Engine, Epochs, Options, Verbose, app
 from evoprune.cli.bars import runs_shown
@@ -26,9 +28,24 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 
-@app.command()
+class CompareCommand(TyperCommand):
+    """`compare`, which refuses a word right after `--equal-cost`: it would become one more method without a sign."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The usual, behind that."""
+        methods_first = bool(args) and not args[0].startswith("-")
+        for flag, word in pairwise(args):
+            if flag == "--equal-cost" and methods_first and not word.startswith("-"):
+                raise typer.BadParameter(
+                    f"--equal-cost takes no value: say what it should cost with --cost-of {word}, or give methods before options",
+                    ctx=ctx,
+                )
+        return super().parse_args(ctx, args)
+
+
+@app.command(cls=CompareCommand)
 def compare(
-    methods: Annotated[list[str], typer.Argument(metavar="METHOD…", help="Names of `evoprune list methods`.")],
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD", help="Names of `evoprune list methods`.")],
     data: Annotated[
         str, typer.Option(metavar="NAMES", help="Data sets: names of `evoprune list datasets`, or .npz files.")
     ] = "digits",
@@ -42,17 +59,24 @@ def compare(
         bool, typer.Option("--equal-cost", help="Stretch or shorten each method's final training until ledgers agree.")
     ] = False,
     cost_of: Annotated[
-        str, typer.Option(metavar="TARGET", help="Cost they agree on: dearest, a METHOD, or epochs of the dense network.")
-    ] = "dearest",
+        str | None,
+        typer.Option(
+            metavar="TARGET",
+            help="At equal cost what they agree on: a METHOD, epochs of the dense network, or, unless given, dearest.",
+            show_default=False,
+        ),
+    ] = None,
     engine: Engine = "auto",
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(help="Processes.", show_default="cores / threads, fewer where memory is short")
+        int | None, typer.Option(help="Processes; unless given cores / threads, fewer where memory is short.", show_default=False)
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each process; results are the same for any --workers.")] = 1,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder: absent, empty, or of the same comparison.", show_default="runs/<time>-compare-<hash>"),
+        typer.Option(
+            help="Folder: absent, empty, or of the same comparison; unless given runs/<time>-compare-<hash>.", show_default=False
+        ),
     ] = None,
     data_root: DataRoot = None,
     verbose: Verbose = False,
@@ -74,7 +98,7 @@ def compare(
                 seeds=seeds,
                 out=out,
                 test=test,
-                equal_cost=number(cost_of) if equal_cost else None,
+                equal_cost=number(cost_of or "dearest") if equal_cost or cost_of else None,
                 workers=workers,
                 threads=threads,
                 progress=progress,

@@ -16,7 +16,7 @@ __all__ = ["report"]
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a run or a comparison, or a folder above.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write.", show_default="DIR/report.html")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; DIR/report.html unless given.", show_default=False)] = None,
     verbose: Verbose = False,
 ) -> None:
     """Write one self-contained HTML page about all finished runs in DIR."""

@@ -25,7 +25,8 @@ def run(
     data: Data = "digits",
     model: Model = "lenet-300-100",
     sparsity: Annotated[
-        str | None, typer.Option(metavar="SHARE", help="Of the prunable weights, to remove.", show_default="0.95")
+        str | None,
+        typer.Option(metavar="SHARE", help="Of the prunable weights, to remove; 0.95 unless given.", show_default=False),
     ] = None,
     epochs: Epochs = 10,
     seed: Annotated[int, typer.Option(help="Of initial weights, masks, batches and search.")] = 0,
@@ -35,7 +36,9 @@ def run(
     device: Device = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder: absent, empty, or of the same arguments.", show_default="runs/<time>-<method>-<hash>"),
+        typer.Option(
+            help="Folder: absent, empty, or of the same arguments; unless given runs/<time>-<method>-<hash>.", show_default=False
+        ),
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
     data_root: DataRoot = None,

@@ -63,7 +63,7 @@ def check_target(target: str | float | None, methods: Sequence[str]) -> str | fl
     if target is None or target == DEAREST or target in methods:
         return target
     if isinstance(target, (str, bool)) or not 0 < target < math.inf:
-        names = ", ".join(methods)
+        names = ", ".join(name for name in methods if METHODS[name].sparse)
         raise InputError(
             f"equal cost to {target!r} is not usable: give {DEAREST!r}, one of {names}, or epochs of the dense network"
         )
