@@ -83,7 +83,8 @@ def run(
 class Arguments:
     """Everything that decides a run: equal arguments give equal tickets.
 
-    options: every option by name, defaults included, JSON-able; its "sparsity" is None where the sparsity is an outcome.
+    options: every option by name, defaults included, JSON-able; its "sparsity" is a list of two where a range is asked, and None
+    where the sparsity is an outcome.
     chosen: those that are not at their default. passed: what the method is called with. problem: `Problem.describe()`.
     """
 
@@ -101,7 +102,7 @@ class Arguments:
         defaults = {**Training().as_dict(), **defaults}
         every = {**defaults, **options}
         given = options.get("sparsity")
-        every["sparsity"] = _default_sparsity(method, every) if given is None else float(given)
+        every["sparsity"] = _default_sparsity(method, every) if given is None else _plain(given)
         _check_values(problem, every)
         passed = {name: value for name, value in options.items() if name != "sparsity"}
         if every["sparsity"] is not None:
@@ -135,8 +136,19 @@ def _check_values(problem: Problem, options: Mapping[str, Any]) -> None:
             if value != "auto":
                 known[value]
     Training(device=options["device"]).resolved_device()
-    if "allocation" in options and options["sparsity"] is not None:
-        allocate(problem.space, options["sparsity"], options["allocation"])
+    if "allocation" in options:
+        for one in _bounds(options["sparsity"]):
+            allocate(problem.space, one, options["allocation"])
+
+
+def _plain(sparsity: Any) -> float | list[float]:
+    """A number; the lowest and the highest where a range is asked."""
+    return [float(one) for one in sparsity] if isinstance(sparsity, (tuple, list)) else float(sparsity)
+
+
+def _bounds(sparsity: float | list[float] | None) -> list[float]:
+    """What is asked as a list: one number, both ends of a range, nothing where the sparsity is an outcome."""
+    return sparsity if isinstance(sparsity, list) else [] if sparsity is None else [sparsity]
 
 
 def _default_sparsity(method: Method, options: Mapping[str, Any]) -> float | None:
@@ -232,6 +244,7 @@ class RunFolder:
 
     def _describe(self, ticket: Ticket) -> dict[str, Any]:
         mask, space = ticket.mask, ticket.mask.space
+        asked = self.arguments.options["sparsity"]
         problem, classifies = self.arguments.problem, self.arguments.problem["metric"] == "accuracy"
         layers = [
             {"name": name, "shape": list(shape), "prunable": size, "survivors": count}
@@ -242,7 +255,7 @@ class RunFolder:
             "data": problem["data"],
             "model": problem["model"],
             "seed": self.arguments.options["seed"],
-            "sparsity": self.arguments.options["sparsity"],
+            "sparsity": None if isinstance(asked, list) else asked,  # of a range it is an outcome
             "sparsity_obtained": mask.sparsity,
             "prunable": space.prunable,
             "survivors": mask.count,

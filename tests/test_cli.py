@@ -16,6 +16,7 @@ import pytest
 from evoprune import cli, runs
 from evoprune.cli import typed
 from evoprune.errors import InputError
+from evoprune.evidence.report import commands
 from evoprune.methods import METHODS
 
 TINY = ("--model", "mlp:16", "--epochs", "3", "--engine", "loop")
@@ -101,6 +102,22 @@ def test_a_sparsity_is_passed_on_only_when_it_is_asked(evoprune: Command) -> Non
     result = json.loads(evoprune(*fraction, "--json", "--out", "a").out)
     assert result["sparsity"] is None
     one_line(evoprune(*fraction, "--sparsity", "0.9", "--out", "b"), "outcome")
+
+
+def test_evolve_takes_a_range_of_sparsities(evoprune: Command) -> None:
+    small = ("--set", "objectives=loss,survivors", "--set", "mu=3", "--set", "lambda_=3", "--set", "ngen=1", "--json")
+    command = ("run", "evolve", *TINY, *small, "--sparsity", "0.8,0.9", "--set", "fitness_epochs=1", "--out", "run")
+    first = evoprune(*command)
+    result = json.loads(first.out)
+    assert result["sparsity"] is None, "what comes out of a range is an outcome"
+    assert result["arguments"]["options"]["sparsity"] == [0.8, 0.9]
+    assert 0.8 <= round(result["sparsity_obtained"], 3) <= 0.9
+    assert evoprune(*command).out == first.out, "answered from the folder"
+    assert "80.00% to 90.00% asked" in evoprune(*(part for part in command if part != "--json")).err
+    assert "--sparsity 0.8,0.9" in commands.command(result)
+    one_line(evoprune("run", "evolve", *TINY, "--sparsity", "0.9,0.8", "--out", "b"), "lower one first")
+    one_line(evoprune("run", "kstarts", *TINY, "--sparsity", "0.8,0.9", "--out", "b"), "[0, 1)")
+    one_line(evoprune("run", "evolve", *TINY, "--sparsity", "0.8,", "--out", "b"), "[0, 1)")
 
 
 def test_an_npz_is_a_data_set(evoprune: Command) -> None:

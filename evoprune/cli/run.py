@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from evoprune.cli.application import Data, DataRoot, Device, Engine, Epochs, Model, Options, Verbose, app
 from evoprune.cli.bars import epochs_shown
 from evoprune.cli.console import errors, reporting
-from evoprune.cli.typed import number, parse_options
+from evoprune.cli.typed import number_or_range, parse_options
 
 __all__ = ["run", "score"]
 
@@ -26,7 +26,11 @@ def run(
     model: Model = "lenet-300-100",
     sparsity: Annotated[
         str | None,
-        typer.Option(metavar="SHARE", help="Of the prunable weights, to remove; 0.95 unless given.", show_default=False),
+        typer.Option(
+            metavar="SHARE",
+            help="Of the prunable weights, to remove; 0.95 unless given. evolve takes a range, as in 0.9,0.98.",
+            show_default=False,
+        ),
     ] = None,
     epochs: Epochs = 10,
     seed: Annotated[int, typer.Option(help="Of initial weights, masks, batches and search.")] = 0,
@@ -53,7 +57,7 @@ def run(
         chosen = METHODS[method]
         options = {"epochs": epochs, "seed": seed, "engine": engine, "device": device, **parse_options(set_ or [], [chosen])}
         if sparsity is not None:
-            options["sparsity"] = number(sparsity)
+            options["sparsity"] = number_or_range(sparsity)
         problem = Problem(model, data, seed=seed, data_root=data_root)
         with epochs_shown(method):
             result = run_method(chosen, problem, out=out, test=test, **options)
@@ -65,9 +69,9 @@ def run(
 
 def show_result(result: Mapping[str, Any]) -> None:
     """One run as tables on stderr."""
-    ledger, asked = result["ledger"], result["sparsity"]
+    ledger, asked = result["ledger"], result["arguments"]["options"]["sparsity"]
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("sparsity", f"{result['sparsity_obtained']:.2%} ({'an outcome' if asked is None else f'{asked:.2%} asked'})")
+    facts.add_row("sparsity", f"{result['sparsity_obtained']:.2%} ({_asked(asked)})")
     facts.add_row("survivors", f"{result['survivors']:,} of {result['prunable']:,}")
     facts.add_row(f"validation {result['metric']}", score(result["val_score"], result["metric"]))
     locked = result["test_score"] is None
@@ -88,6 +92,13 @@ def show_result(result: Mapping[str, Any]) -> None:
     console.print(f"[bold]{result['method']}[/] on {result['data']}, {result['model']}, seed {result['seed']}", highlight=False)
     console.print(facts, highlight=False)
     console.print(layers, highlight=False)
+
+
+def _asked(sparsity: float | Sequence[float] | None) -> str:
+    if sparsity is None:
+        return "an outcome"
+    bounds = sparsity if isinstance(sparsity, Sequence) else [sparsity]
+    return f"{' to '.join(f'{one:.2%}' for one in bounds)} asked"
 
 
 def score(value: float | None, metric: str) -> str:

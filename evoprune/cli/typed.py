@@ -10,7 +10,7 @@ from evoprune.errors import InputError
 if TYPE_CHECKING:
     from evoprune.methods.registry import Method
 
-__all__ = ["coerced", "literal", "number", "parse_options", "parts"]
+__all__ = ["coerced", "literal", "number", "number_or_range", "parse_options", "parts"]
 
 NAMED = {"data", "data_root", "model", "sparsity", "epochs", "seed", "engine", "device"}
 
@@ -26,6 +26,11 @@ def number(text: str) -> Any:
         return float(text)
     except ValueError:
         return text
+
+
+def number_or_range(text: str) -> Any:
+    """A sparsity, or the lowest and the highest with a comma between."""
+    return tuple(number(part.strip()) for part in text.split(",")) if "," in text else number(text)
 
 
 def parse_options(settings: Sequence[str], methods: Sequence[Method]) -> dict[str, Any]:

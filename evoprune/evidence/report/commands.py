@@ -20,7 +20,7 @@ def command(result: Mapping[str, Any]) -> str:
     parts = ["evoprune", "run", str(result["method"]), "--data", str(problem.get("data", result.get("data")))]
     parts += ["--model", str(result.get("model"))]
     if options.get("sparsity") is not None and prunes(str(result["method"])):
-        parts += ["--sparsity", repr(options["sparsity"])]
+        parts += ["--sparsity", _typed(options["sparsity"])]
     for name in ("epochs", "seed"):
         if options.get(name) is not None:
             parts += [f"--{name}", str(options[name])]
@@ -37,6 +37,9 @@ def settings(method: str, options: Mapping[str, Any]) -> list[str]:
         same = value == default or (isinstance(default, tuple) and value == list(default))
         if name in ("sparsity", "epochs", "seed") or same or name not in defaults:
             continue
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        found += [f"--{name}", text] if name in ("engine", "device") else ["--set", f"{name}={text}"]
+        found += [f"--{name}", _typed(value)] if name in ("engine", "device") else ["--set", f"{name}={_typed(value)}"]
     return found
+
+
+def _typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
