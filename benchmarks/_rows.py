@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from evoprune.files import atomic_write
 
-__all__ = ["collect", "save"]
+__all__ = ["collect", "conclude", "save"]
 
 Row = dict[str, Any]
 
@@ -35,6 +38,14 @@ def collect(wanted: Iterable[Row], measure: Callable[..., Row], what: str, path:
             rest = [one for one in known if one not in rows]
             save({"what": what, "rows": rows + rest}, path)
     return rows
+
+
+def conclude(result: Row, path: Path | None) -> None:
+    """Print a result with the machine it comes from, and write it."""
+    result = result | {"machine": f"{platform.machine()}, torch {torch.__version__}"}
+    print(json.dumps(result, indent=1))
+    if path is not None:
+        save(result, path)
 
 
 def save(result: Row, path: Path) -> None:

@@ -12,16 +12,13 @@ the defaults on validation data, used others. Each row is written as it comes, a
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from _rows import collect, save
+from _rows import collect, conclude
 
 import evoprune as ep
 
@@ -99,11 +96,8 @@ def main() -> None:
         "what": what,
         "verdicts": verdicts(rows, ("kstarts", "kstarts_loss", "random")),
         "rows": rows,
-        "machine": f"{platform.machine()}, torch {torch.__version__}",
     }
-    print(json.dumps(result, indent=1))
-    if arguments.json:
-        save(result, arguments.json)
+    conclude(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -14,15 +14,12 @@ written as they come, and the command run again goes on.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from _rows import collect, save
+from _rows import collect, conclude
 
 import evoprune as ep
 
@@ -128,11 +125,8 @@ def main() -> None:
         "configurations_tried": len(CONFIGURATIONS),
         "table": table(rows),
         "rows": rows,
-        "machine": f"{platform.machine()}, torch {torch.__version__}",
     }
-    print(json.dumps(result, indent=1))
-    if arguments.json:
-        save(result, arguments.json)
+    conclude(result, arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,16 +11,13 @@ verdict with uniform and with ERK layers. Rows are written as they come, and the
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import statistics
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from _rows import collect, save
+from _rows import collect, conclude
 
 import evoprune as ep
 from evoprune.evolution.assess import initial_population
@@ -88,11 +85,8 @@ def main() -> None:
         "half_interval_95": round(half_interval(differences), 4),
         "pilots": {allocation: asked(problem, allocation) for allocation in ("uniform", "erk")},
         "rows": rows,
-        "machine": f"{platform.machine()}, torch {torch.__version__}",
     }
-    print(json.dumps(result, indent=1))
-    if arguments.json:
-        save(result, arguments.json)
+    conclude(result, arguments.json)
 
 
 if __name__ == "__main__":

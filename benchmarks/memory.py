@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from _rows import collect, save
+from _rows import collect, conclude
 
 MODEL, SPARSITY, EPOCHS = "mlp:2000-2000", 0.95, 4
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -70,11 +70,7 @@ def main() -> None:
         return
     what = f"memory of a run: {MODEL} on digits, sparsity {SPARSITY}, {EPOCHS} epochs, one thread"
     rows = collect(({"method": name, "options": options} for name, options in CASES), measure, what, asked.json)
-    if asked.json:
-        save(
-            {"what": what, "command": "python benchmarks/memory.py --json benchmarks/results/memory.json", "rows": rows},
-            asked.json,
-        )
+    conclude({"what": what, "command": "python benchmarks/memory.py", "rows": rows}, asked.json)
 
 
 if __name__ == "__main__":
