@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +17,8 @@ from evoprune.training.population import Population
 from tests.tiny import Residual, Tied, dropped, images, mlp, own, small_conv, table
 from tests.training.test_sparse_agrees import conv4, masks_of, resnet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODELS: dict[str, Callable[[], Problem]] = {
     "lenet-300-100": lambda: Problem("lenet-300-100", table((784,), 10, 44)),
     "autoencoder": lambda: Problem("autoencoder", table((1, 28, 28), None, 44)),
@@ -26,14 +28,6 @@ MODELS: dict[str, Callable[[], Problem]] = {
 }
 SGD = {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}
 ADAMW = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "nesterov": False}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def population(problem: Problem, engine: str = "sparse", masks: Sequence[Mask] | None = None, **options: Any) -> Population:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,8 @@ from evoprune.training.engines.dense import DenseEngine
 from evoprune.training.engines.loop import LoopEngine
 from evoprune.training.engines.sparse import SparseEngine
 from evoprune.training.parameters import Parameters
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 
@@ -122,14 +124,6 @@ def parameters_of(model: nn.Module, masks: Sequence[Mask], dtype: torch.dtype = 
 
 def engine_of(kind: type[Engine], model: nn.Module, dtype: torch.dtype = torch.float64, batch: int = 8) -> Engine:
     return kind(model, MaskSpace.of(model), batch_size=batch, device=CPU, dtype=dtype)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def chunks_of(engine: Engine, parameters: Parameters, rows: int | None = None) -> list[Chunk]:
