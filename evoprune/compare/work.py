@@ -14,6 +14,7 @@ from evoprune.compare.cells import Cell, Problems
 from evoprune.compare.folder import RUNS, finished_runs
 from evoprune.compare.workers import torch_threads
 from evoprune.errors import EvopruneError, InputError
+from evoprune.evolution.executors.cores import packed
 from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem
 from evoprune.runs import open_test, run
@@ -84,9 +85,9 @@ def each(
         for cell in cells:
             yield cell, _done(work, folder, problems[cell.problem], cell, threads)
         return
-    packed = {name: _packed(problem) for name, problem in problems.items()}
+    sent = {name: packed(problem, repr(problem)) for name, problem in problems.items()}
     futures: dict[Future[Any], Cell] = {
-        executor.submit(_done, work, folder, packed[cell.problem], cell, threads): cell for cell in cells
+        executor.submit(_done, work, folder, sent[cell.problem], cell, threads): cell for cell in cells
     }
     for future in as_completed(futures):
         try:
@@ -128,13 +129,3 @@ def _test_cell(folder: Path, problem: Problem, cell: Cell) -> None:
 
 def _price_cell(folder: Path, problem: Problem, cell: Cell) -> float:
     return float(METHODS[cell.method](problem, **cell.arguments).ledger.dense_equivalent_epochs)
-
-
-def _packed(problem: Problem) -> bytes:
-    """For another process. Whole, since torch's own way there keeps a file open for every tensor."""
-    try:
-        return pickle.dumps(problem)
-    except Exception as error:
-        raise InputError(
-            f"{problem!r} cannot be sent to other processes ({error}): define its model at the top of a module, or use workers=1"
-        ) from error

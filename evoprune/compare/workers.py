@@ -14,12 +14,12 @@ from multiprocessing.connection import Connection
 
 from evoprune.compare.cells import Cell, Problems
 from evoprune.errors import InputError
+from evoprune.evolution.executors.cores import VARIABLES, check_numbers, cores
 from evoprune.methods.registry import METHODS
 from evoprune.training.memory import available_memory
 
 __all__ = ["check_workers", "fitting", "pool", "torch_threads"]
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 LIBRARIES = 600 * 2**20
 """Bytes that a process holds before it has loaded anything: the libraries, their compiled kernels."""
 A_COPY, A_SURVIVOR, A_GRADIENT = 40, 100, 40
@@ -32,13 +32,10 @@ log = logging.getLogger("evoprune")
 
 def check_workers(workers: int | None, threads: int, cells: int) -> int:
     """How many processes, at most one a cell; None takes cores // threads. Raises `InputError` for more than the cores carry."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name, value in (("workers", 1 if workers is None else workers), ("threads", threads)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
-    most = max(1, cores // threads)
-    if workers is not None and workers * threads > max(cores, threads):
-        raise InputError(f"{workers} workers x {threads} threads do not fit on {cores} cores: give at most {most} workers")
+    check_numbers(workers=1 if workers is None else workers, threads=threads)
+    most = max(1, cores() // threads)
+    if workers is not None and workers * threads > max(cores(), threads):
+        raise InputError(f"{workers} workers x {threads} threads do not fit on {cores()} cores: give at most {most} workers")
     return min(workers or most, cells)
 
 
@@ -87,7 +84,7 @@ def pool(workers: int, threads: int) -> Iterator[Executor | None]:
         return
     alive, held = Pipe(duplex=False)
     executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(alive,))
-    with _environment({name: str(threads) for name in THREADS}):
+    with _environment({name: str(threads) for name in VARIABLES}):
         try:
             yield executor
         except BaseException:

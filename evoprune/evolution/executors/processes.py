@@ -15,12 +15,12 @@ from contextlib import contextmanager
 
 from evoprune.errors import EvopruneError, InputError
 from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied
+from evoprune.evolution.executors.cores import VARIABLES, check_numbers, cores, packed
 from evoprune.evolution.jobs import Finished, Job
 from evoprune.evolution.trainer import Trainer
 
 __all__ = ["ProcessExecutor"]
 
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 STARTS = 3
 """How often the workers are started before it is called an error: one may be killed just then."""
 
@@ -33,7 +33,11 @@ class ProcessExecutor:
     """
 
     def __init__(self, workers: int = 2, *, threads: int = 1) -> None:
-        check_cores(workers, threads)
+        check_numbers(workers=workers, threads=threads)
+        if workers * threads > cores():
+            raise InputError(
+                f"{workers} workers of {threads} threads need {workers * threads} cores, there are {cores()}: lower one of them"
+            )
         self.workers, self.threads = workers, threads
         self._pool: ProcessPoolExecutor | None = None
         self._sent: bytes = b""
@@ -43,7 +47,7 @@ class ProcessExecutor:
 
     def run(self, trainer: Trainer, chunks: Chunks) -> Generator[list[Finished], None, None]:
         """Keep every worker busy with one sub-batch; see `Executor`."""
-        payload = _pickled(trainer)
+        payload = packed(trainer, "the problem")
         flying: dict[Future[list[Finished]], Chunk] = {}
         suspects: deque[Chunk] = deque()
         try:
@@ -121,30 +125,6 @@ class ProcessExecutor:
 
     def __repr__(self) -> str:
         return f"ProcessExecutor(workers={self.workers}, threads={self.threads})"
-
-
-def check_cores(workers: object, threads: object) -> None:
-    """Raises `InputError` unless both are whole numbers >= 1 that fit the cores together."""
-    for name, value in {"workers": workers, "threads": threads}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
-    assert isinstance(workers, int)
-    assert isinstance(threads, int)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if workers * threads > cores:
-        raise InputError(
-            f"{workers} workers of {threads} threads need {workers * threads} cores, there are {cores}: lower one of them"
-        )
-
-
-def _pickled(trainer: Trainer) -> bytes:
-    try:
-        return pickle.dumps(trainer)
-    except Exception as error:
-        raise InputError(
-            f"the problem cannot be sent to worker processes ({' '.join(str(error).split())}): define its model builder, loss "
-            f"and criteria at the top level of a module"
-        ) from error
 
 
 @contextmanager
