@@ -35,7 +35,8 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
         runs = load_runs(root)
     missing += [f"{str(warning.message).replace(str(root), '.')}." for warning in caught]
     if not len(runs):
-        raise InputError(f"{root} holds no finished run: give the --out of evoprune run or compare")
+        told = " ".join([f"{root} holds no finished run: give the --out of evoprune run or compare.", *missing])
+        raise InputError(told.rstrip("."))
     folders = [Path(path) for path in runs["out"]]
     finished = {path.resolve() for path in folders}
     unfinished = [path.parent for path in sorted(root.rglob(LOG)) if not (path.parent / RESULT).is_file()]

@@ -278,7 +278,12 @@ class RunFolder:
 
 
 def open_test(path: Path, problem: Problem, reason: str) -> dict[str, Any]:
-    """Open the test split for the ticket in a folder, and write the score into its `result.json`; returns its content."""
+    """Open the test split for the ticket in a folder, and write the score into its `result.json`; returns its content.
+
+    Raises `DamagedFile` when the ticket is gone.
+    """
+    if not (path / TICKET).is_file():
+        raise DamagedFile(f"{path} has lost its {TICKET}: nothing can be tested, delete the folder and run again")
     with logging_to(path / LOG):
         score = Ticket.load(path / TICKET, problem=problem).test(reason)
     result = read_result(path / RESULT)

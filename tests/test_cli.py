@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -127,6 +128,16 @@ def test_an_npz_is_a_data_set(evoprune: Command) -> None:
     assert result["prunable"] == 6 * 16 + 16 * 3
 
 
+def test_what_is_lost_is_named(evoprune: Command, tmp_path: Path) -> None:
+    assert evoprune("run", "random", *TINY, "--out", "run").code == 0
+    (tmp_path / "run" / "ticket.safetensors").rename(tmp_path / "away")
+    refused = evoprune("run", "random", *TINY, "--out", "run", "--test")
+    assert refused.code == 2
+    assert "has lost its ticket.safetensors" in refused.err
+    (tmp_path / "run" / "result.json").write_text("{")
+    one_line(evoprune("report", "run"), "result.json is damaged", "no finished run")
+
+
 def test_a_failed_run_exits_with_one(evoprune: Command) -> None:
     done = evoprune("run", "random", *TINY, "--set", "lr=1e9", "--out", "run")
     assert done.code == 1
@@ -189,7 +200,9 @@ def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyP
         (["run", "kstarts", "--set", "optimizer=lbfgs"], ["element-wise"]),
         (["run", "dissipating", "--set", "rule=fraction"], ["delta"]),
         (["run", "kstarts", "--wrong"], ["--wrong", "--help"]),
+        (["run", "kstarts", "--batch-size", "3"], ["--set batch_size=VALUE", "run --help"]),
         (["run"], ["METHOD", "--help"]),
+        (["kstarts"], ["evoprune run METHOD"]),
         (["runn"], ["runn"]),
         (["list", "model"], ["did you mean 'models'"]),
         (["compare", "random", "kstart"], ["did you mean 'kstarts'"]),
@@ -198,6 +211,7 @@ def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyP
         (["compare", "random", "--sparsity", "0.9,1"], ["[0, 1)"]),
         (["compare", "random", "--sparsity", "0.9,"], ["[0, 1)"]),
         (["compare", "random", "--sparsity", "0.9,0.99999"], ["sparsity"]),
+        (["compare", "random", "--sparsity", "0.9", "0.95"], ["'0.95' is no method", "commas"]),
         (["compare", "random", "--seeds", "0"], ["seeds=0"]),
         (["compare", "random", "kstarts", "--equal-cost", "random"], ["takes no value", "--cost-of random"]),
         (["compare", "random", "kstarts", "--cost-of", "dense"], ["equal cost to 'dense'"]),
@@ -359,6 +373,10 @@ def test_help_shows_each_default_once_and_without_brackets_in_brackets(
     text = evoprune(command, "--help").out
     assert not re.search(r"default: [(\[]", text)
     assert "…}" not in text
+
+
+def test_the_version_is_shown(evoprune: Command) -> None:
+    assert evoprune("--version") == (0, f"evoprune {metadata.version('evoprune')}\n", "")
 
 
 # ---- as a program ------------------------------------------------------------------------------------------------

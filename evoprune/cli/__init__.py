@@ -28,6 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         message = " ".join(error.format_message().split()).rstrip(".")
         if message:  # it is empty after the help that a bare `evoprune` shows
             path = getattr(getattr(error, "ctx", None), "command_path", "evoprune")
-            say_error(f"{message}: {path} --help shows the usage")
+            say_error(f"{message}: {path} --help shows the usage{_advice(error)}")
         code = 2
     sys.exit(code or 0)
+
+
+def _advice(error: Exception) -> str:
+    """What was meant, probably."""
+    if type(error).__name__ == "NoSuchOption":
+        name = getattr(error, "option_name", "--key").lstrip("-").replace("-", "_")
+        return f"; what a method or training takes is given as --set {name}=VALUE"
+    return "; a method runs by evoprune run METHOD" if "No such command" in str(error) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,27 @@ __all__ = ["Data", "DataRoot", "Device", "Engine", "Epochs", "Model", "Options",
 
 app = typer.Typer(
     name="evoprune",
-    help="Evolutionary search of sparse neural networks at initialization.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"evoprune {metadata.version('evoprune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def evoprune(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Evolutionary search of sparse neural networks at initialization."""
+
 
 Data = Annotated[str, typer.Option(help="Data set: a name of `evoprune list datasets`, or the path of an .npz.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the named data sets; else EVOPRUNE_DATA.", show_default=False)]

@@ -15,7 +15,6 @@ from rich.table import Table
 from evoprune.cli.application import DataRoot, Device, Engine, Options, Verbose, app
 from evoprune.cli.bars import epochs_shown
 from evoprune.cli.console import output, reporting
-from evoprune.cli.run import score
 from evoprune.cli.typed import parse_options
 from evoprune.errors import InputError
 
@@ -74,10 +73,11 @@ def show_check(found: Check, paths: Sequence[Path]) -> None:
 
     metric, console = found.about["metric"], output()
     table = Table("control", box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in ("networks", f"validation {metric}", "gain of the ticket", "p (Holm)"):
+    for header in ("networks", f"validation {metric}{' in %' if metric == 'accuracy' else ''}", "gain of the ticket", "p (Holm)"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("the ticket is")
-    table.add_row("the ticket", str(found.seeds), score(found.about["ticket"], metric), "", "", "")
+    own = math.nan if found.about["ticket"] is None else found.about["ticket"]
+    table.add_row("the ticket", str(found.seeds), plus_minus(own, math.nan, metric), "", "", "")
     for row in found.table.to_dict("records"):
         gain = plus_minus(row["gain"], (row["gain_high"] - row["gain_low"]) / 2, metric, "+")
         p = "" if row["p_holm"] != row["p_holm"] else f"{row['p_holm']:.2g}"

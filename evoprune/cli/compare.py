@@ -18,7 +18,7 @@ from evoprune.cli.application import DataRoot, Device, Engine, Epochs, Options, 
 from evoprune.cli.bars import runs_shown
 from evoprune.cli.console import output, reporting
 from evoprune.cli.typed import number, parse_options, parts
-from evoprune.errors import EvopruneError
+from evoprune.errors import EvopruneError, InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,6 +88,9 @@ def compare(
         from evoprune.methods import METHODS
         from evoprune.problems.problem import Problem
 
+        for name in methods:
+            if not isinstance(number(name), str):
+                raise InputError(f"{name!r} is no method: several values of an option are joined by commas, as in 0.9,0.95")
         options = parse_options(set_ or [], [METHODS[name] for name in methods])
         problems = [Problem(one, other, data_root=data_root) for one in parts(model) for other in parts(data)]
         with runs_shown() as progress:

@@ -16,7 +16,7 @@ from evoprune.cli.bars import epochs_shown
 from evoprune.cli.console import errors, reporting
 from evoprune.cli.typed import number_or_range, parse_options
 
-__all__ = ["run", "score"]
+__all__ = ["run"]
 
 
 @app.command()
@@ -73,10 +73,10 @@ def show_result(result: Mapping[str, Any]) -> None:
     facts = Table.grid(padding=(0, 2))
     facts.add_row("sparsity", f"{result['sparsity_obtained']:.2%} ({_asked(asked)})")
     facts.add_row("survivors", f"{result['survivors']:,} of {result['prunable']:,}")
-    facts.add_row(f"validation {result['metric']}", score(result["val_score"], result["metric"]))
+    facts.add_row(f"validation {result['metric']}", _score(result["val_score"], result["metric"]))
     locked = result["test_score"] is None
     facts.add_row(
-        f"test {result['metric']}", "locked: --test opens it" if locked else score(result["test_score"], result["metric"])
+        f"test {result['metric']}", "locked: --test opens it" if locked else _score(result["test_score"], result["metric"])
     )
     facts.add_row("cost", f"{ledger['dense_equivalent_epochs']:.3g} dense epochs, {ledger['samples']:,} samples")
     facts.add_row("time", f"{ledger['wall_s']:.1f} s on {ledger['device']}, engine {ledger['engine']}")
@@ -101,7 +101,7 @@ def _asked(sparsity: float | Sequence[float] | None) -> str:
     return f"{' to '.join(f'{one:.2%}' for one in bounds)} asked"
 
 
-def score(value: float | None, metric: str) -> str:
+def _score(value: float | None, metric: str) -> str:
     """As people read it."""
     if value is None:
         return "not a number"
