@@ -1,10 +1,12 @@
-"""Markdown tables."""
+"""Markdown: tables, and prose from docstrings."""
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable, Sequence
 
-__all__ = ["cell", "number", "size", "table"]
+__all__ = ["cell", "number", "prose", "size", "table"]
 
 
 def cell(value: object) -> str:
@@ -34,3 +36,8 @@ def size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     raise AssertionError
+
+
+def prose(doc: str | None) -> str:
+    """A docstring as markdown."""
+    return re.sub(r"[<*](?! )", lambda found: "&lt;" if found[0] == "<" else r"\*", inspect.cleandoc(doc or ""))
