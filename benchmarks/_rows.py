@@ -42,7 +42,8 @@ def collect(wanted: Iterable[Row], measure: Callable[..., Row], what: str, path:
 
 def conclude(result: Row, path: Path | None) -> None:
     """Print a result with the machine it comes from, and write it."""
-    result = result | {"machine": f"{platform.machine()}, torch {torch.__version__}"}
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    result = result | {"machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"}
     print(json.dumps(result, indent=1))
     if path is not None:
         save(result, path)

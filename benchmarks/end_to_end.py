@@ -11,15 +11,13 @@ points, with half of its 95% t interval.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
+from _rows import conclude
 
 import evoprune as ep
 
@@ -79,13 +77,9 @@ def main() -> None:
     result = {
         "command": f"python benchmarks/end_to_end.py --seeds {arguments.seeds}",
         **summary(rows),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "rows": rows,
     }
-    text = json.dumps(result, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
-    print(text)
+    conclude(result, arguments.json)
 
 
 if __name__ == "__main__":

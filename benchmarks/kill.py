@@ -11,8 +11,6 @@ started again.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import random
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from _rows import conclude
 
 from tests.evolution.killing import LOOPS, Campaign, ids
 from tests.tiny import mlp
@@ -73,13 +72,9 @@ def main() -> int:
         "killed": {str(kind): sum(row["killed"] for row in rows if row["inherit"] == kind) for kind in (None, "weights")},
         "torn_writes": sum(row["torn_writes"] for row in rows),
         "seconds": round(time.perf_counter() - started, 1),
-        "machine": f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}",
         "rows": rows,
     }
-    text = json.dumps(result, indent=1)
-    if arguments.json:
-        arguments.json.write_text(text + "\n")
-    print(text)
+    conclude(result, arguments.json)
     return 0 if good else 1
 
 

@@ -94,7 +94,7 @@ class Product(Operation):
         channels, layout = self.inputs[0].image[0], tables.delta_layout(self.output)
         channel, i, j = np.ogrid[:channels, : self.kernel[0], : self.kernel[1]]
         down, right = phase[0] + self.padding[0] - i, phase[1] + self.padding[1] - j
-        meets = (down % self.stride[0] == 0) & (right % self.stride[1] == 0) & (channel >= 0)
+        meets = (down % self.stride[0] == 0) & (right % self.stride[1] == 0) & (channel >= 0)  # for every channel
         moved = np.where(meets, down // self.stride[0] * layout.pixels(0, 1) + right // self.stride[1], 0).ravel()
         goal, step = np.where(meets, channel, -1).ravel(), layout.pixels(1, 0)
         key = ("columns", self.weight, goal.tobytes(), moved.tobytes(), step)
