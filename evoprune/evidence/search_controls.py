@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from evoprune import seeds
+from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError
 from evoprune.evidence.controls import Control, reference_counts, rewired
 from evoprune.masks.sampling import random_of_counts
+from evoprune.methods.dissipation import RULES
 from evoprune.methods.registry import ASIDE, METHODS, Method
 from evoprune.problems.fit import CLASSIFICATION
 from evoprune.problems.problem import Problem
@@ -32,13 +34,24 @@ SEARCH_CONTROLS: Registry[Control] = Registry("control of a search")
 def random_selection(ticket: Ticket, seed: int) -> Ticket:
     """The same search, but who survives is drawn by lot: what variation and inheritance do without selection.
 
-    Raises `InputError` for a method that selects by no criterion.
+    Raises `InputError` for a method that selects by no criterion, and where the size of the mask is an outcome.
     """
     method = _method(ticket)
     if "criterion" not in method.options:
         raise InputError(f"{method.name} selects by no criterion: there is no selection to draw by lot")
-    chosen = _searched(ticket, ticket._problem("random_selection"), seed, criterion="random")
+    chosen = _searched(ticket, ticket._problem("random_selection"), seed, **_by_lot(ticket))
     return rewired(ticket, chosen.mask, "random_selection")
+
+
+def _by_lot(ticket: Ticket) -> dict[str, Any]:
+    """Options that put a lot in the place of everything that training tells the method's selection."""
+    changes: dict[str, Any] = {"criterion": "random"}
+    objectives = ticket.provenance.get("options", {}).get("objectives")
+    if objectives:
+        changes["objectives"] = list(dict.fromkeys("random" if name in CRITERIA else name for name in objectives))
+    if "finalists" in _method(ticket).options:
+        changes["finalists"] = 1  # of several the loss would choose one
+    return changes
 
 
 @SEARCH_CONTROLS.register("best_of_k")
@@ -61,7 +74,7 @@ def best_of_k(ticket: Ticket, seed: int) -> Ticket:
 def shuffled_labels(ticket: Ticket, seed: int) -> Ticket:
     """The same search on labels that change places with each other: what it finds without anything to learn.
 
-    Raises `InputError` for what is no classification.
+    Raises `InputError` for what is no classification, and where the size of the mask is an outcome.
     """
     problem = ticket._problem("shuffled_labels")
     chosen = _searched(ticket, problem.with_shuffled_labels(seed), seed)
@@ -76,6 +89,8 @@ def search_controls_of(ticket: Ticket) -> list[str]:
         refused.add("random_selection")
     if problem.task != CLASSIFICATION:
         refused.add("shuffled_labels")
+    if _size_is_outcome(ticket):
+        refused |= {"random_selection", "shuffled_labels"}
     return [name for name in SEARCH_CONTROLS if name not in refused]
 
 
@@ -104,9 +119,18 @@ def _epochs(ticket: Ticket) -> int:
     return asked if isinstance(asked, int) else max((int(row["epoch"]) for row in ticket.history_rows), default=10)
 
 
+def _size_is_outcome(ticket: Ticket) -> bool:
+    """Whether the same search would find a mask of another size, which no control may have."""
+    told = ticket.provenance.get("options", {})
+    rule = told.get("rule")
+    return isinstance(told.get("sparsity"), (list, tuple)) or (rule in RULES and not RULES[rule].counts)
+
+
 def _searched(ticket: Ticket, problem: Problem, seed: int, **changes: Any) -> Ticket:
     """The ticket's method once more, with another seed."""
     method = _method(ticket)
+    if _size_is_outcome(ticket):
+        raise InputError(f"{method.name} was not asked for one sparsity, so a search again finds another size: leave this out")
     known = {*method.options, *Training.__dataclass_fields__, "sparsity", "epochs"}
     told = ticket.provenance.get("options", {})
     options = {name: value for name, value in told.items() if name in known and name not in ASIDE}

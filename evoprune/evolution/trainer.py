@@ -101,8 +101,8 @@ class Trainer:
         return [Start(job.mask, initial, job.start, rescale=rescale) for job in jobs]
 
     def _advance(self, generation: Population) -> str | None:
-        """Train; why all networks failed, if they did."""
-        if not any(one.trained for one in self.objectives):
+        """Train, where an objective or who comes after needs it; why all networks failed, if they did."""
+        if not (self.keep or self.guided or any(one.trained for one in self.objectives)):
             return None
         try:
             generation.train(self.epochs, record={need for one in self.objectives for need in one.needs})

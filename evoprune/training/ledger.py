@@ -18,7 +18,8 @@ class Ledger:
         counts 3 × prunable × samples.
     dense_equivalent_epochs: survivor_updates over those of one epoch of the dense network.
     evaluation_samples: samples seen in evaluation, reported apart.
-    wall_s: seconds. device, engine: where and how it trained. configurations: networks whose training was begun to get here.
+    wall_s: seconds. device, engine: where and how it trained. configurations: networks that were tried to get here: those
+        whose training was begun, and those that branched off from one in training.
     """
 
     samples: int = 0

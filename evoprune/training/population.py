@@ -420,7 +420,9 @@ class Population:
 
     def branch(self, rows: Sequence[int], masks: Sequence[Mask]) -> Population:
         """Go on with one copy of network `rows[i]` under `masks[i]` each, as new individuals."""
-        return self._rewire(rows, masks, branch=True).measure()
+        self._rewire(rows, masks, branch=True)
+        self.ledger.configurations += len(masks)
+        return self.measure()
 
     def rewind(self) -> Population:
         """Put every trained value back to where it started, and clear the optimizer's state; the schedule goes on."""

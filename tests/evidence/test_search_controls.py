@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import evoprune as ep
+from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.evidence.check import check
 from evoprune.evidence.controls import reference_counts
 from evoprune.evidence.search_controls import SEARCH_CONTROLS, rivals_at_equal_cost, search_controls_of
+from evoprune.masks.sampling import random_masks
 from evoprune.training.ticket import Ticket
 from tests.tiny import global_state, mlp, table
 
@@ -45,6 +47,36 @@ def test_a_control_searches_again_purely_and_by_its_seed(name: str, method: str)
     kept = first.mask.dense()
     start = ticket.problem.initial_weights()
     assert all(torch.equal(first.weights[key], start[key] * kept[key]) for key in kept), "the ticket's own initial weights"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_but_the_lot_selects_the_finalist_either(seed: int) -> None:
+    ticket = found_by("halving", finalists=4)
+    masks = random_masks(ticket.mask.space, 4, sparsity=0.7, seed=seeds.derive(seed, "search"))
+    lots = [seeds.generator(int(mask.hash[:15], 16), "random criterion").random() for mask in masks]
+    assert SEARCH_CONTROLS["random_selection"](ticket, seed).mask == masks[int(np.argmax(lots))]
+
+
+def test_of_several_objectives_those_that_training_tells_become_a_lot() -> None:
+    several = {"mu": 4, "lambda_": 4, "ngen": 1, "fitness_epochs": 1, "objectives": ("loss", "accuracy", "macs")}
+    ticket = found_by("evolve", **several)
+    for seed in range(3):
+        chosen = found_by("evolve", **{**several, "objectives": ("random", "macs"), "seed": seeds.derive(seed, "search")})
+        assert SEARCH_CONTROLS["random_selection"](ticket, seed).mask == chosen.mask
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("evolve", {"sparsity": (0.6, 0.8), "objectives": ("loss", "survivors"), "mu": 4, "lambda_": 4}),
+        ("dissipating", {"sparsity": None, "rule": "fraction", "delta": 0.2}),
+    ],
+)
+def test_a_search_that_finds_its_own_size_has_no_control_of_the_same_size(method: str, options: dict[str, object]) -> None:
+    ticket = found_by(method, **options)
+    assert search_controls_of(ticket) == ["best_of_k"]
+    with pytest.raises(InputError, match="another size"):
+        SEARCH_CONTROLS["shuffled_labels"](ticket, 0)
 
 
 def test_a_search_is_repeated_with_the_sequences_it_was_given(tmp_path: Path) -> None:

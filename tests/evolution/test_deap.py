@@ -74,6 +74,18 @@ def test_a_fitness_is_the_criterion_after_the_epochs_of_training() -> None:
     assert [value for (value,) in values] == CRITERIA["grad"](alone.trace, alone.masks).tolist()
 
 
+@pytest.mark.parametrize("criterion", ["random", "live_paths"])
+def test_who_leaves_trained_weights_trains_though_the_criterion_needs_none(criterion: str) -> None:
+    box = toolbox(criterion=criterion, inherit="weights", mutate="mutGuided")
+    (one,) = box.population(n=1)
+    box.evaluate(one)
+    assert all(layer.any() for layer in one.told.movement), "a guided mutation has something to read"
+    assert box.map.ledger.samples > 18
+    bare = toolbox(criterion=criterion)
+    bare.evaluate(bare.population(n=1)[0])
+    assert bare.map.ledger.samples == 0
+
+
 @pytest.mark.parametrize("criterion", [name for name, rule in CRITERIA.items() if not rule.relative])
 def test_selection_favours_the_best_whatever_the_direction(criterion: str) -> None:
     box = toolbox(criterion=criterion)

@@ -87,6 +87,10 @@ def test_rewinding_puts_running_statistics_back() -> None:
 
 def test_the_ledger_counts_the_networks_that_were_tried() -> None:
     assert ep.kstarts(tiny_problem(), sparsity=0.5, k=4, epochs=4).ledger.configurations == 4
+    shared = ep.kstarts(tiny_problem(), sparsity=0.5, k=4, epochs=4, form="shared")
+    assert shared.ledger.configurations == 5, "the full network and those that branch off from it"
+    first = ep.combined(tiny_problem(), sparsity=0.5, k=4, epochs=4, selection_epochs=1, order="dissipate-first")
+    assert first.ledger.configurations == 5
 
 
 @pytest.mark.parametrize("allocation", [5, None, ["a", "b", "c"], [40.9, 30.9, 12.9]])
