@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evoprune.compare.comparison import EPOCHS
+from evoprune.compare.folder import SETUP
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.report import Material, command, page, settings
 from evoprune.files import atomic_write
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["report"]
 
-PAGE, SETUP = "report.html", "compare.json"
+PAGE = "report.html"
 CHECK, CHECKED = "check.json", "check.csv"
 
 
@@ -117,10 +119,13 @@ def _compared(folder: Path, results: list[dict[str, Any]]) -> str:
     options = [(str(result["method"]), result["arguments"].get("options", {})) for result in results]
     asked = sorted({own["sparsity"] for _, own in options if own.get("sparsity")})
     seeds = sorted({int(result["seed"]) for result in results})
-    problem = results[0]["arguments"].get("problem", {})
-    parts = ["evoprune", "compare", *methods, "--data", str(problem.get("data")), "--model", str(problem.get("model"))]
+    problems = [result["arguments"].get("problem", {}) for result in results]
+    data, models = (",".join(dict.fromkeys(str(one.get(name)) for one in problems)) for name in ("data", "model"))
+    target, epochs = _usual(folder, options[0][1].get("epochs"))
+    parts = ["evoprune", "compare", *methods, "--data", data, "--model", models]
     parts += ["--sparsity", ",".join(map(repr, asked))] if asked else []
-    parts += ["--seeds", str(seeds[-1] + 1), "--epochs", str(options[0][1].get("epochs"))]
+    parts += ["--seeds", str(seeds[-1] + 1), "--epochs", str(epochs)]
+    parts += [] if target is None else ["--cost-of", str(target)]
     common: dict[tuple[str, str], None] = {}
     for method, own in options:
         told = settings(method, own)
@@ -128,3 +133,17 @@ def _compared(folder: Path, results: list[dict[str, Any]]) -> str:
     parts += [part for pair in common for part in pair]
     parts += ["--test" if any(result.get("test_score") is not None for result in results) else "--no-test"]
     return shlex.join([*parts, "--out", str(folder)])
+
+
+def _usual(folder: Path, epochs: Any) -> tuple[Any, Any]:
+    """The target of equal cost, None where there is none, and the epochs that a comparison was given.
+
+    epochs: of a run, where nothing else tells; at equal cost each method has its own.
+    """
+    try:
+        setup = read_json(folder / SETUP, lost="what was compared")
+    except DamagedFile:
+        return None, epochs
+    target = setup.get("equal_cost")
+    given = setup.get("options", {}).get("epochs")
+    return target, given if given is not None else EPOCHS if target is not None else epochs

@@ -283,7 +283,7 @@ def open_test(path: Path, problem: Problem, reason: str) -> dict[str, Any]:
     Raises `DamagedFile` when the ticket is gone.
     """
     if not (path / TICKET).is_file():
-        raise DamagedFile(f"{path} has lost its {TICKET}: nothing can be tested, delete the folder and run again")
+        raise DamagedFile(f"{path} has lost its {TICKET}: nothing can be tested, delete its {RESULT} and run again")
     with logging_to(path / LOG):
         score = Ticket.load(path / TICKET, problem=problem).test(reason)
     result = read_result(path / RESULT)
@@ -402,9 +402,9 @@ def read_json(path: Path, *, lost: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (ValueError, OSError) as error:
-        raise DamagedFile(f"{path} is damaged ({error}): {lost} cannot be read, delete its folder and run again") from None
+        raise DamagedFile(f"{path} is damaged ({error}): {lost} cannot be read, delete this file and run again") from None
     if not isinstance(found, dict):
-        raise DamagedFile(f"{path} holds no JSON object: {lost} cannot be read, delete its folder and run again")
+        raise DamagedFile(f"{path} holds no JSON object: {lost} cannot be read, delete this file and run again")
     return found
 
 

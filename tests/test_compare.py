@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from torch import nn
 import evoprune as ep
 from evoprune import cli, runs
 from evoprune.compare import Comparison, compare
-from evoprune.errors import InputError, TrainingFailed, UnknownName
+from evoprune.errors import DamagedFile, InputError, TrainingFailed, UnknownName
 from evoprune.methods import METHODS
 
 METHODS_USED = ("random", "dissipating", "dense")
@@ -34,6 +36,10 @@ def problem() -> ep.Problem:
 @pytest.fixture(scope="module")
 def finished(problem: ep.Problem, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return compare(METHODS_USED, problem, out=tmp_path_factory.mktemp("compare") / "done", **ASKED)
+
+
+def setup_in(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "compare.json").read_text()))
 
 
 def same_tables(a: Path, b: Path) -> bool:
@@ -210,6 +216,8 @@ def test_several_problems_have_a_table_and_a_picture_each(tmp_path: Path) -> Non
     assert list(found.results["test_score"][4:]) == list(alone.results["test_score"]), "the same as alone"
     grown = compare(["random"], [*problems, ep.Problem("mlp:4", "digits")], out=tmp_path / "out", **small)
     assert grown.results["model"].nunique() == 3
+    fewer = compare(["random"], problems[::-1], out=tmp_path / "out", **small)
+    assert list(dict.fromkeys(fewer.results["model"])) == ["mlp:16", "mlp:8", "mlp:4"], "those of the call first, and all others"
     with pytest.raises(InputError, match="number of problems"):
         compare(["random"], problems[0], out=tmp_path / "out", **small)
     with pytest.raises(InputError, match="each model and data set once"):
@@ -339,6 +347,73 @@ def test_when_nothing_comes_to_an_end_it_fails(problem: ep.Problem, tmp_path: Pa
     with pytest.raises(TrainingFailed, match="NaN"):
         compare(["random"], problem, out=tmp_path / "out", **{**ASKED, "lr": 1e9, "sparsities": (0.8,)})
     assert not (tmp_path / "out" / "results.csv").exists()
+
+
+def test_a_killed_worker_costs_the_runs_in_flight_and_no_table(problem: ep.Problem, tmp_path: Path) -> None:
+    def kill(done: int, total: int) -> None:
+        if done == 1:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+
+    long = {**ASKED, "epochs": 20, "workers": 2, "progress": kill}
+    found = compare(["random", "dense"], problem, out=tmp_path / "out", **long)
+    assert found.failures, "it was over before it could be killed"
+    assert all("fewer --workers" in why for why in found.failures.values())
+    assert len(found.results) + len(found.failures) == 6
+    assert found.results["test_score"].notna().all()
+
+
+def test_what_goes_wrong_after_the_last_run_costs_no_run(
+    problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = {**ASKED, "seeds": 1, "epochs": 1, "sparsities": (0.8,)}
+
+    def lose(path: Path, **_: object) -> ep.Ticket:
+        raise DamagedFile(f"{path} is damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ep.Ticket, "load", lose)
+        with pytest.raises(InputError, match="is damaged"):
+            compare(["random"], problem, out=tmp_path / "out", **one)
+    assert len(finished_in(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
+def test_a_damaged_setup_is_made_again_from_the_runs(
+    finished: Comparison, problem: ep.Problem, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = Path(shutil.copytree(finished.folder, tmp_path / "copy"))
+    (out / "compare.json").write_text(content)
+    for wrong, named in (({"epochs": 2}, "epochs=3, not 2"), ({"lr": 0.1}, "lr=None, not 0.1")):
+        with pytest.raises(InputError, match=named):
+            compare(["kstarts"], problem, out=out, **{**ASKED, **wrong, "seeds": (7,)})
+    with pytest.raises(InputError, match="rule=None, not 'gradient'"):
+        compare(["dissipating"], problem, out=out, rule="gradient", **{**ASKED, "seeds": (7,)})
+    found = compare(METHODS_USED, problem, out=out, **ASKED)
+    assert "compare.json is damaged" in caplog.text
+    assert same_tables(out, finished.folder)
+    assert setup_in(out) == setup_in(finished.folder)
+    assert found.failures == {}
+
+
+def test_a_damaged_setup_of_equal_cost_and_options_is_made_again(problem: ep.Problem, tmp_path: Path) -> None:
+    asked = {**ASKED, "epochs": 4, "sparsities": (0.8,), "k": 4, "selection_epochs": 1, "seeds": (3,), "equal_cost": "dearest"}
+    compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
+    known = setup_in(tmp_path / "out")
+    (tmp_path / "out" / "compare.json").write_text(json.dumps(known)[:-9])
+    compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
+    assert setup_in(tmp_path / "out") == known
+
+
+def test_damaged_costs_are_found_again_when_they_are_deleted_as_told(problem: ep.Problem, tmp_path: Path) -> None:
+    asked = {**ASKED, "epochs": 3, "sparsities": (0.8,), "k": 2, "selection_epochs": 1, "seeds": 1, "equal_cost": "dearest"}
+    before = compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
+    (tmp_path / "out" / "costs.json").write_text("{")
+    with pytest.raises(DamagedFile, match=r"costs\.json is damaged .* delete this file and run again"):
+        compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
+    (tmp_path / "out" / "costs.json").unlink()
+    after = compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
+    pd.testing.assert_frame_equal(after.results, before.results)
 
 
 @pytest.mark.parametrize("workers", [1, None])

@@ -297,6 +297,18 @@ def test_a_damaged_result_is_named(problem: ep.Problem, tmp_path: Path, untraina
         run(problem, tmp_path)
 
 
+def test_a_damaged_result_costs_no_evaluation_that_a_journal_holds(problem: ep.Problem, tmp_path: Path) -> None:
+    small = {"fitness_epochs": 1, "mu": 2, "lambda_": 2, "ngen": 1}
+    whole = run(problem, tmp_path / "run", "evolve", **small)
+    journal = (tmp_path / "run" / "journal.jsonl").read_bytes()
+    (tmp_path / "run" / "result.json").write_text("{")
+    with pytest.raises(DamagedFile, match="delete this file and run again"):
+        run(problem, tmp_path / "run", "evolve", **small)
+    (tmp_path / "run" / "result.json").unlink()
+    assert run(problem, tmp_path / "run", "evolve", **small)["mask_hash"] == whole["mask_hash"]
+    assert (tmp_path / "run" / "journal.jsonl").read_bytes() == journal
+
+
 # ---- many runs ---------------------------------------------------------------------------------------------------
 
 

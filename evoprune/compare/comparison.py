@@ -65,6 +65,7 @@ def compare(
     if target is None:
         missing_cells(folder, problems, cells)  # refuses before anything is made
     fresh, made = not entries(folder), make_folder(folder)
+    trained = False
     try:
         write_json(folder / SETUP, merged(folder, setup))
         with logging_to(folder / LOG), pool(fitting(most, problems, cells), threads) as executor:
@@ -73,12 +74,13 @@ def compare(
                 cells = equalised(cells, options.get("epochs", EPOCHS), target, costs)
             missing = missing_cells(folder, problems, cells)
             failures = train(executor, folder, problems, missing, len(cells), progress, threads)
+            trained = True
             if not finished_runs(folder, problems):
                 raise TrainingFailed(f"none of {len(cells)} runs came to an end; {next(iter(failures.values()))}")
             if test:
                 open_tests(executor, folder, problems, threads)
             return write_outcome(folder, problems, cells, failures, test=test)
     except InputError:
-        if fresh:
+        if fresh and not trained:  # what goes wrong with tables or the test split costs no run
             withdraw(folder, made)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from evoprune.compare.cells import Cell, Problems, common_options, own_options
-from evoprune.errors import InputError
+from evoprune.compare.recovery import rebuilt
+from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.tables import prunes
 from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem
@@ -31,6 +33,8 @@ __all__ = [
     "setup_of",
     "withdraw",
 ]
+
+log = logging.getLogger("evoprune")
 
 FORMAT = 2
 SETUP, COSTS, LOG, RUNS = "compare.json", "costs.json", "log.txt", "runs"
@@ -64,7 +68,7 @@ def find_folder(out: str | os.PathLike[str] | None, cells: Sequence[Cell], setup
     if SETUP not in names:
         held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         raise InputError(f"{folder} is not a folder of a comparison (it holds {held}): choose another one with --out")
-    for told, before, asked in _differences(read_json(folder / SETUP, lost="what was compared"), setup):
+    for told, before, asked in _differences(_found(folder, setup), setup):
         raise InputError(
             f"{folder} holds another comparison ({told}={before!r}, not {asked!r}): choose another folder with --out"
         )
@@ -97,8 +101,20 @@ def merged(folder: Path, setup: Mapping[str, Any]) -> dict[str, Any]:
     """The setup with the methods and problems that the folder holds already."""
     if not (folder / SETUP).is_file():
         return dict(setup)
-    before = read_json(folder / SETUP, lost="what was compared")
+    before = _found(folder, setup)
     return {**setup, **{part: {**before[part], **setup[part]} for part in ("problems", "methods")}}
+
+
+def _found(folder: Path, setup: Mapping[str, Any]) -> dict[str, Any]:
+    """The setup that the folder holds; where its file is damaged, as the finished runs tell it."""
+    try:
+        found = read_json(folder / SETUP, lost="what was compared")
+        if not all(isinstance(found.get(part), dict) for part in ("problems", "options", "methods")):
+            raise DamagedFile(f"{folder / SETUP} is no setup of a comparison")
+    except DamagedFile:
+        log.warning("%s is damaged: it is written anew from the finished runs, of which none is lost", folder / SETUP)
+        return rebuilt(((name, result) for name, _, result in _results(folder) if result["method"] in METHODS), setup)
+    return found
 
 
 def missing_cells(folder: Path, problems: Problems, cells: Sequence[Cell]) -> list[Cell]:
@@ -113,17 +129,25 @@ def run_folder(folder: Path, problem: Problem, cell: Cell) -> RunFolder:
     return RunFolder(folder / RUNS / cell.name, Arguments.of(METHODS[cell.method], problem, cell.arguments))
 
 
-def finished_runs(folder: Path, problems: Problems) -> list[tuple[Cell, dict[str, Any]]]:
-    """Every run that is finished in the folder, those of earlier calls included: its cell (without options) and its result."""
+def finished_runs(folder: Path, problems: Problems | None = None) -> list[tuple[Cell, dict[str, Any]]]:
+    """Every run that is finished in the folder, those of earlier calls included: its cell (without options) and its result.
+
+    problems: those of these alone.
+    """
     found = []
-    for path in sorted((folder / RUNS).rglob(RESULT)):
-        problem = path.parent.parent.relative_to(folder / RUNS).as_posix()
-        result = read_result(path)
+    for problem, path, result in _results(folder):
         asked = result["sparsity"] if prunes(result["method"]) else None
-        cell = Cell(result["method"], asked, result["seed"], {}, "" if problem == "." else problem)
-        if cell.problem in problems and path.parent == folder / RUNS / cell.name:
+        cell = Cell(result["method"], asked, result["seed"], {}, problem)
+        if (problems is None or problem in problems) and path == folder / RUNS / cell.name:
             found.append((cell, result))
     return found
+
+
+def _results(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    """Name of the problem ("" for the only one), folder and result of every finished run."""
+    for path in sorted((folder / RUNS).rglob(RESULT)):
+        problem = path.parent.parent.relative_to(folder / RUNS).as_posix()
+        yield "" if problem == "." else problem, path.parent, read_result(path)
 
 
 def withdraw(folder: Path, made: list[Path]) -> None:

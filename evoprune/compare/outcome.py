@@ -61,11 +61,11 @@ class Comparison:
 def write_outcome(folder: Path, problems: Problems, cells: Sequence[Cell], failures: dict[str, str], *, test: bool) -> Comparison:
     """Write tables and pictures of every finished run; they do not depend on when, where or in which order the runs were made.
 
-    cells: of this call, whose methods stand first. test: whether test scores are shown.
+    problems, cells: of this call, which stand first. test: whether test scores are shown.
     """
     import pandas as pd
 
-    found = finished_runs(folder, problems)
+    found = finished_runs(folder)
     found.sort(key=_order(problems, [cell.method for cell in cells]))
     results = pd.DataFrame([_row(cell, result, test=test) for cell, result in found], columns=list(COLUMNS))
     results[list(NUMBERS)] = results[list(NUMBERS)].astype(float)
@@ -93,8 +93,9 @@ def _order(problems: Problems, methods: Sequence[str]) -> Callable[[tuple[Cell, 
 
     def place(entry: tuple[Cell, Any]) -> tuple[Any, ...]:
         cell = entry[0]
+        problem = names.index(cell.problem) if cell.problem in names else len(names)
         method = first.index(cell.method) if cell.method in first else len(first)
-        return names.index(cell.problem), method, cell.method, -1.0 if cell.sparsity is None else cell.sparsity, cell.seed
+        return problem, cell.problem, method, cell.method, -1.0 if cell.sparsity is None else cell.sparsity, cell.seed
 
     return place
 

@@ -19,12 +19,19 @@ from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem
 from evoprune.runs import open_test, run
 
-__all__ = ["Progress", "each", "open_tests", "price", "said", "train"]
+__all__ = ["Progress", "WorkerKilled", "each", "open_tests", "price", "said", "train"]
 
 Progress = Callable[[int, int], object]
 Work = Callable[[Path, Problem, Cell], Any]
 
 log = logging.getLogger("evoprune")
+
+
+class WorkerKilled(EvopruneError):
+    """A worker process was lost, and the pool with it."""
+
+    def __init__(self) -> None:
+        super().__init__("a worker process was killed (out of memory?): run again with fewer --workers")
 
 
 def train(
@@ -59,7 +66,13 @@ def open_tests(executor: Executor | None, folder: Path, problems: Problems, thre
     if unjudged:
         data = ", ".join(dict.fromkeys(problem.data_name for problem in problems.values()))
         log.info("test split of %s opened once, for %d tickets", data, len(unjudged))
-    for _, found in each(executor, _test_cell, unjudged, folder, problems, threads):
+    left = []
+    for cell, found in each(executor, _test_cell, unjudged, folder, problems, threads):
+        if isinstance(found, WorkerKilled):
+            left.append(cell)
+        elif isinstance(found, Exception):
+            raise found
+    for _, found in each(None, _test_cell, left, folder, problems, threads):  # a pool that lost a worker takes no more work
         if isinstance(found, Exception):
             raise found
 
@@ -86,17 +99,17 @@ def each(
             yield cell, _done(work, folder, problems[cell.problem], cell, threads)
         return
     sent = {name: packed(problem, repr(problem)) for name, problem in problems.items()}
-    futures: dict[Future[Any], Cell] = {
-        executor.submit(_done, work, folder, sent[cell.problem], cell, threads): cell for cell in cells
-    }
+    futures: dict[Future[Any], Cell] = {}
+    for cell in cells:
+        try:
+            futures[executor.submit(_done, work, folder, sent[cell.problem], cell, threads)] = cell
+        except BrokenProcessPool:
+            yield cell, WorkerKilled()
     for future in as_completed(futures):
         try:
             yield futures[future], future.result()
         except BrokenProcessPool:
-            yield (
-                futures[future],
-                EvopruneError("a worker process was killed (out of memory?): run again with fewer --workers"),
-            )
+            yield futures[future], WorkerKilled()
 
 
 def said(error: BaseException) -> str:

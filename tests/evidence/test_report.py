@@ -136,6 +136,20 @@ def test_the_commands_make_the_same_runs_again(folder: Path, monkeypatch: pytest
     assert "--set k=3" in command(result)
 
 
+def test_the_command_of_an_equal_cost_comparison_of_several_problems_trains_nothing_again(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    np.savez(tmp_path / "blobs.npz", **{name: np.asarray(value) for name, value in table((6,), samples=160).items()})
+    problems = [Problem(name, str(tmp_path / "blobs.npz")) for name in ("mlp:6", "mlp:8")]
+    options: dict[str, Any] = {"epochs": 3, "engine": "loop", "batch_size": 36, "k": 3, "selection_epochs": 1, "workers": 1}
+    compare(["random", "kstarts"], problems, sparsities=(0.5,), seeds=1, out=tmp_path / "out", equal_cost="dearest", **options)
+    results = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")}
+    line = next(line for line in re.findall(r"evoprune compare [^\n]*", report(tmp_path / "out").read_text()))
+    done = CliRunner().invoke(app, line.split()[1:])
+    assert done.exit_code == 0, done.output
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")} == results
+
+
 # ---- what may be missing -------------------------------------------------------------------------------------------
 
 
