@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from evoprune.criteria import CRITERIA
 from evoprune.errors import DamagedFile, EvopruneError, InputError
 from evoprune.files import atomic_write
@@ -36,7 +38,7 @@ from evoprune.training.ticket import Ticket
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Arguments", "RunFolder", "load_runs", "logging_to", "open_test", "run"]
+__all__ = ["Arguments", "RunFolder", "default_sparsity", "load_runs", "logging_to", "open_test", "run"]
 
 FORMAT = 1
 SPARSITY = 0.95
@@ -96,13 +98,14 @@ class Arguments:
 
     @classmethod
     def of(cls, method: Method, problem: Problem, options: Mapping[str, Any]) -> Arguments:
-        """Check the options and fill in the defaults. Raises `InputError`."""
-        method.check(dict(options))
+        """Check the options and fill in the defaults; numpy's numbers are taken as Python's. Raises `InputError`."""
+        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+        method.check(options)
         defaults = {name: p.default for name, p in method.__signature__.parameters.items() if p.default is not p.empty}
         defaults = {**Training().as_dict(), **defaults}
         every = {**defaults, **options}
         given = options.get("sparsity")
-        every["sparsity"] = _default_sparsity(method, every) if given is None else _plain(given)
+        every["sparsity"] = default_sparsity(method, every) if given is None else _plain(given)
         _check_values(problem, every)
         passed = {name: value for name, value in options.items() if name != "sparsity"}
         if every["sparsity"] is not None:
@@ -151,7 +154,8 @@ def _bounds(sparsity: float | list[float] | None) -> list[float]:
     return sparsity if isinstance(sparsity, list) else [] if sparsity is None else [sparsity]
 
 
-def _default_sparsity(method: Method, options: Mapping[str, Any]) -> float | None:
+def default_sparsity(method: Method, options: Mapping[str, Any]) -> float | None:
+    """What is asked where nobody asks: 0 of a method that prunes nothing, None where the options make it an outcome."""
     if not method.sparse:
         return 0.0
     outcome = options.get("rule") in RULES and not RULES[options["rule"]].counts

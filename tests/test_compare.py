@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ from torch import nn
 import evoprune as ep
 from evoprune import cli, runs
 from evoprune.compare import Comparison, compare
+from evoprune.compare.cells import cells_of
+from evoprune.compare.work import open_tests, train
 from evoprune.errors import DamagedFile, InputError, TrainingFailed, UnknownName
 from evoprune.methods import METHODS
 
@@ -265,6 +270,19 @@ def test_equal_cost_shortens_too_and_a_search_keeps_what_it_needs(problem: ep.Pr
         compare(["random"], problem, out=tmp_path / "b", equal_cost=1.0, **{**ASKED, "sparsities": (0.8,)})
 
 
+def test_equal_cost_leaves_a_method_alone_that_takes_no_more_epochs(
+    problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fixed(problem: ep.Problem, *, sparsity: float = 0.9, epochs: int = 9, seed: int = 0, **training: Any) -> ep.Ticket:
+        return METHODS["random"](problem, sparsity=sparsity, epochs=2, seed=seed, **training)
+
+    made = ep.Method("fixed", fixed, "always two epochs")
+    monkeypatch.setitem(METHODS._entries, "fixed", made)
+    asked = {**ASKED, "sparsities": (0.8,), "seeds": 1, "epochs": 4}
+    found = compare(["random", "fixed"], problem, out=tmp_path / "out", equal_cost=0.5, **asked)
+    assert list(found.results["epochs"]) == [3, 4], "0.5 epochs of the dense network at a fifth of its weights, and the usual"
+
+
 def test_equal_cost_that_compares_nothing_is_refused(problem: ep.Problem, tmp_path: Path) -> None:
     cases = {
         "at least two methods that prune": (["random", "dense"], "dearest", 3),
@@ -349,18 +367,16 @@ def test_when_nothing_comes_to_an_end_it_fails(problem: ep.Problem, tmp_path: Pa
     assert not (tmp_path / "out" / "results.csv").exists()
 
 
-def test_a_killed_worker_costs_the_runs_in_flight_and_no_table(problem: ep.Problem, tmp_path: Path) -> None:
-    def kill(done: int, total: int) -> None:
-        if done == 1:
-            for worker in multiprocessing.active_children():
-                worker.kill()
-
-    long = {**ASKED, "epochs": 20, "workers": 2, "progress": kill}
-    found = compare(["random", "dense"], problem, out=tmp_path / "out", **long)
-    assert found.failures, "it was over before it could be killed"
-    assert all("fewer --workers" in why for why in found.failures.values())
-    assert len(found.results) + len(found.failures) == 6
-    assert found.results["test_score"].notna().all()
+def test_a_killed_worker_fails_the_runs_left_and_the_others_are_judged_here(problem: ep.Problem, tmp_path: Path) -> None:
+    small = {**ASKED, "epochs": 1, "sparsities": (0.8,), "seeds": 1}
+    compare(["random"], problem, out=tmp_path, test=False, **small)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as broken:
+        assert isinstance(broken.submit(os._exit, 1).exception(), BrokenProcessPool)
+        cell = cells_of(["random"], {"": problem}, [0.9], [0], {"epochs": 1})[0]
+        failures = train(broken, tmp_path, {"": problem}, [cell], 1, None, 1)
+        open_tests(broken, tmp_path, {"": problem}, 1)
+    assert "fewer --workers" in failures[cell.name]
+    assert len(judged(tmp_path)) == 1
 
 
 def test_what_goes_wrong_after_the_last_run_costs_no_run(
@@ -456,6 +472,17 @@ def test_a_users_module_and_arrays(tmp_path: Path) -> None:
     assert len(found.results) == 4
     with pytest.raises(InputError, match="workers=1"):
         compare(["random", "dense"], own, out=tmp_path / "b", **{**asked, "workers": None})
+
+
+def test_a_model_too_small_for_the_usual_sparsity_is_compared_at_another(tmp_path: Path) -> None:
+    x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
+    data = {"x_train": x[:150], "y_train": (x[:150, 0] > 0).long(), "x_test": x[150:], "y_test": (x[150:, 0] > 0).long()}
+    own = ep.Problem(lambda: nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), data)
+    found = compare(["random"], own, out=tmp_path / "out", **{**ASKED, "sparsities": (0.5,), "seeds": 1, "epochs": 1})
+    assert list(found.results["survivors"]) == [9]
+    with pytest.raises(InputError, match="choose a sparsity of at most"):
+        compare(["random"], own, out=tmp_path / "b", **{**ASKED, "sparsities": (0.5, 0.95), "seeds": 1, "epochs": 1})
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_refused_method_leaves_no_folder_though_another_ran_before_it(tmp_path: Path) -> None:

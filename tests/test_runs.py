@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -289,6 +290,12 @@ def test_a_failed_run_says_why_in_its_log_and_can_be_repeated(problem: ep.Proble
             run(problem, tmp_path / "run", lr=1e9)
     assert "NaN" in (tmp_path / "run" / "log.txt").read_text()
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_numbers_of_numpy_are_the_same_run(problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(problem, tmp_path / "run", "kstarts", k=np.int64(2), epochs=np.int64(3), lr=np.float32(0.125))
+    monkeypatch.setattr(type(METHODS["random"]), "__call__", lambda *_, **__: pytest.fail("trained again"))
+    assert run(problem, tmp_path / "run", "kstarts", k=2, epochs=3, lr=0.125) == first
 
 
 def test_a_damaged_result_is_named(problem: ep.Problem, tmp_path: Path, untrainable: None) -> None:

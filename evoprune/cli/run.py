@@ -49,7 +49,8 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Run one METHOD and keep its ticket, history and cost in a folder."""
-    with reporting(verbose, kept="nothing but its log is kept: run the same command to start again"):
+    kept = "its log is kept, and its journal where it has one: the same command with --out of that folder goes on from there"
+    with reporting(verbose, kept=kept):
         from evoprune.methods import METHODS
         from evoprune.problems.problem import Problem
         from evoprune.runs import run as run_method

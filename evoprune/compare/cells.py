@@ -11,7 +11,7 @@ from evoprune.errors import InputError, UnknownName
 from evoprune.masks.space import check_sparsity
 from evoprune.methods.registry import METHODS, Method
 from evoprune.problems.problem import Problem
-from evoprune.runs import Arguments
+from evoprune.runs import Arguments, default_sparsity
 from evoprune.training.options import Training
 
 __all__ = ["Cell", "Problems", "cells_of", "check_seeds", "common_options", "named_problems", "own_options"]
@@ -85,9 +85,11 @@ def cells_of(
         for name, problem in problems.items():
             for method in methods:
                 own = own_options(method, options)
-                asked = Arguments.of(method, problem, {**own, "seed": seed}).options["sparsity"]
-                fixed = not method.sparse or asked is None
-                cells += [Cell(method.name, value, seed, own, name) for value in ((None,) if fixed else asked_for)]
+                fixed = not method.sparse or default_sparsity(method, {**method.options, **own}) is None
+                found = [Cell(method.name, value, seed, own, name) for value in ((None,) if fixed else asked_for)]
+                for cell in found:
+                    Arguments.of(method, problem, cell.arguments)  # refuses before any work
+                cells += found
     return cells
 
 

@@ -93,9 +93,14 @@ def aim(cell: Cell, usual: Sequence[Cell], target: str | float, costs: Costs) ->
 
 
 def epochs_at(target: float, cell: Cell, epochs: int, costs: Costs) -> int:
-    """Epochs at which the cell costs about `target`; the fewest that its method takes where that is still too much."""
+    """Epochs at which the cell costs about `target`; the fewest that its method takes where that is still too much.
+
+    A method whose cost does not grow with its epochs keeps the usual ones.
+    """
     low, high = costs.price_of(cell.lasting(epochs)), costs.price_of(cell.lasting(2 * epochs))
     slope = (high - low) / epochs
+    if slope <= 0:
+        return epochs
     wanted = epochs + round((target - low) / slope)
     if wanted >= epochs:
         return wanted

@@ -103,7 +103,8 @@ def check(
 ) -> Check:
     """Train a ticket's mask and initial weights again beside its controls, and say what the search found.
 
-    source: a ticket, or the folder of a run. seeds: times that everything is trained; each has its own batches and controls,
+    source: a ticket, or the folder of a run; its weights start where they started: those that came during training at 0, after
+    rewinding at the values of that epoch. seeds: times that everything is trained; each has its own batches and controls,
     and the networks of one seed train together as one population, on the same batches, which pairs them. epochs: of each; None
     takes the ticket's. controls: names of `CONTROLS` and `SEARCH_CONTROLS`; None takes all of the first, those that the verdict
     needs are always trained. search: add all of the second that apply; each searches again, once a seed, at the ticket's cost.

@@ -96,7 +96,7 @@ def search_controls_of(ticket: Ticket) -> list[str]:
 
 def rivals_at_equal_cost(ticket: Ticket) -> tuple[int, int]:
     """How many random masks cost what the ticket did when the best goes on to the end, and the epochs each is looked at."""
-    options, last = ticket.provenance.get("options", {}), _epochs(ticket)
+    options, last = {**ticket.provenance.get("options", {}), **ticket.provenance.get("search", {})}, _epochs(ticket)
     looks = [options[name] for name in ("selection_epochs", "fitness_epochs") if isinstance(options.get(name), int)]
     epochs = min([*looks, 2][0], last)
     every = 3 * ticket.mask.count * len(ticket._problem("best_of_k").split("train"))  # updates of an epoch of one mask

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["Interval", "early_to_final", "holm", "mean_interval", "paired_difference", "seeds_needed"]
 
 Floats = npt.NDArray[np.float64]
+ROUNDING = 1e-9
+"""Relative spread up to which differences are equal but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def mean_interval(values: Iterable[float], level: float = 0.95) -> Interval:
 def paired_difference(a: Iterable[float], b: Iterable[float], level: float = 0.95) -> Interval:
     """Mean of a - b over pairs (the same seed on both sides), its paired t interval and p-value.
 
-    A pair with a missing value (NaN) is left out and not counted in `n`. Raises `InputError` for unequal lengths.
+    A pair with a missing value (NaN) is left out and not counted in `n`. Where all differences are equal, p is that of the sign
+    test, 2^(1 - n): accuracies come in steps, so that a few may be equal by chance, and no spread is no certainty.
+    Raises `InputError` for unequal lengths.
     """
     first, second = _floats(a), _floats(b)
     if first.shape != second.shape:
@@ -87,8 +91,8 @@ def _interval(values: Floats, level: float) -> Interval:
 def _p_value(interval: Interval) -> float:
     if interval.n < 2:
         return math.nan
-    if interval.sd == 0:
-        return 1.0 if interval.mean == 0 else 0.0
+    if interval.sd <= abs(interval.mean) * ROUNDING:
+        return 1.0 if interval.mean == 0 else 2.0 ** (1 - interval.n)
     from scipy import stats
 
     return float(2 * stats.t.sf(abs(interval.mean) / interval.sd * math.sqrt(interval.n), interval.n - 1))

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evoprune.evidence.statistics import Interval, holm, seeds_needed
+from evoprune.evidence.statistics import ROUNDING, Interval, holm, seeds_needed
 
 __all__ = [
     "ALPHA",
@@ -58,7 +58,8 @@ def said(interval: Interval, p: float | None = None) -> str:
 
 def need(interval: Interval, difference: float = DIFFERENCE) -> int | None:
     """About how many seeds would show a difference of that size, judged by the spread seen; None when it cannot be told."""
-    return seeds_needed(interval.sd, difference, power=POWER) if interval.n > 1 else None
+    spread = interval.n > 1 and interval.sd > difference * ROUNDING
+    return seeds_needed(interval.sd, difference, power=POWER) if spread else None
 
 
 def wording(interval: Interval, p: float | None = None, *, difference: float = DIFFERENCE, accuracy: bool = True) -> str:

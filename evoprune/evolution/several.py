@@ -52,4 +52,5 @@ def front(individuals: Sequence[Any], names: Sequence[str]) -> pd.DataFrame:
         {"mask": one.mask.hash, "survivors": one.mask.count, **dict(zip(names, one.fitness.values, strict=True))} for one in best
     ]
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys(["mask", "survivors", *names])))
-    return frame.sort_values(names[0], ignore_index=True)
+    smaller = not best or best[0].fitness.weights[0] < 0
+    return frame.sort_values(names[0], ascending=smaller, ignore_index=True, kind="stable")

@@ -148,6 +148,7 @@ def evolve(
     finally:
         toolbox.map.close()
     ticket = _trained(problem, state, toolbox, epochs, seed, training, scoring)
+    ticket.provenance["search"]["fitness_epochs"] = plan["fitness_epochs"]
     return ticket.with_provenance({"first": shares})
 
 

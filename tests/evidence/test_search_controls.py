@@ -96,6 +96,8 @@ def test_k_is_what_the_search_could_have_paid_for() -> None:
     k, epochs = rivals_at_equal_cost(found_by("evolve"))
     assert epochs == 1
     assert 5 <= k <= 7, "three and at most three more, some of them the same"
+    short = {"form": None, "fitness_epochs": None, "ngen": 1, "mu": None, "lambda_": 2}
+    assert rivals_at_equal_cost(found_by("evolve", **short))[1] == 1, "what the form says, where nobody asks"
 
 
 def test_the_best_of_k_is_random_but_chosen() -> None:

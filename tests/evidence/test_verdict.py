@@ -33,6 +33,20 @@ def test_a_null_arm_is_called_better_or_worse_in_five_percent(seeds: int) -> Non
     assert 0.015 <= np.mean([word == "better" for word in words]) <= 0.035, "no side is preferred"
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_accuracies_in_steps_raise_no_more_alarms_though_differences_may_be_equal(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    scores = np.round(rng.normal(0.9, 0.01, (SIMULATIONS, 2, seeds)) * 144) / 144
+    words = [said(paired_difference(arm, base)) for arm, base in scores]
+    assert np.mean([word in ("better", "worse") for word in words]) <= 0.06
+
+
+def test_equal_differences_say_nothing_about_how_many_seeds_it_takes() -> None:
+    found = paired_difference([0.91, 0.93], [0.9, 0.92])
+    assert found.p == 0.5
+    assert wording(found) == "no difference shown (2 seeds; need several for 0.2 points)"
+
+
 @pytest.mark.parametrize("seeds", [5, 8])
 def test_a_table_of_null_arms_gives_no_more_false_alarms_than_one(seeds: int) -> None:
     alarms = []

@@ -71,6 +71,9 @@ def test_front_holds_who_is_not_dominated() -> None:
     assert list(found["loss"]) == [0.5, 1.0, 2.0]
     individuals[3].failed = True
     assert list(front(individuals, ("loss", "survivors"))["loss"]) == [1.0, 2.0]
+    larger = [ep.Individual(one.mask, ep.fitness_class((1.0, -1.0))((value, value))) for one, value in
+              zip(individuals, (2.0, 4.0, 3.0), strict=False)]  # fmt: skip
+    assert list(front(larger, ("accuracy", "survivors"))["accuracy"]) == [4.0, 3.0, 2.0], "the best first"
     assert front([], ("loss", "survivors")).empty
 
 
