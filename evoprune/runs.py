@@ -284,12 +284,18 @@ class RunFolder:
 def open_test(path: Path, problem: Problem, reason: str) -> dict[str, Any]:
     """Open the test split for the ticket in a folder, and write the score into its `result.json`; returns its content.
 
-    Raises `DamagedFile` when the ticket is gone.
+    Raises `DamagedFile` when the ticket is gone, or cannot be read.
     """
     if not (path / TICKET).is_file():
         raise DamagedFile(f"{path} has lost its {TICKET}: nothing can be tested, delete its {RESULT} and run again")
     with logging_to(path / LOG):
-        score = Ticket.load(path / TICKET, problem=problem).test(reason)
+        try:
+            ticket = Ticket.load(path / TICKET, problem=problem)
+        except DamagedFile:
+            raise DamagedFile(
+                f"{path / TICKET} is damaged: nothing can be tested, delete the {RESULT} beside it and run again"
+            ) from None
+        score = ticket.test(reason)
     result = read_result(path / RESULT)
     result["test_accuracy"] = score["accuracy"]
     result["test_score"] = score["accuracy"] if result["metric"] == "accuracy" else score["loss"]

@@ -22,10 +22,10 @@ from torch import nn
 
 import evoprune as ep
 from evoprune import cli, runs
-from evoprune.compare import Comparison, compare
+from evoprune.compare import Comparison, compare, workers
 from evoprune.compare.cells import cells_of
 from evoprune.compare.work import open_tests, train
-from evoprune.errors import DamagedFile, InputError, TrainingFailed, UnknownName
+from evoprune.errors import DamagedFile, EvopruneError, InputError, TrainingFailed, UnknownName
 from evoprune.methods import METHODS
 
 METHODS_USED = ("random", "dissipating", "dense")
@@ -377,6 +377,12 @@ def test_a_killed_worker_fails_the_runs_left_and_the_others_are_judged_here(prob
         open_tests(broken, tmp_path, {"": problem}, 1)
     assert "fewer --workers" in failures[cell.name]
     assert len(judged(tmp_path)) == 1
+
+
+def test_workers_that_cannot_start_are_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_start_worker", os._exit)
+    with pytest.raises(EvopruneError, match=r"if __name__ == '__main__':`, or give workers=1"), workers.pool(2, 1):
+        pass
 
 
 def test_what_goes_wrong_after_the_last_run_costs_no_run(

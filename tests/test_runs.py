@@ -292,6 +292,17 @@ def test_a_failed_run_says_why_in_its_log_and_can_be_repeated(problem: ep.Proble
     assert not (tmp_path / "run" / "result.json").exists()
 
 
+def test_a_damaged_ticket_is_made_again_as_told(problem: ep.Problem, tmp_path: Path) -> None:
+    before = run(problem, tmp_path)
+    (tmp_path / "ticket.safetensors").write_bytes(b"cut")
+    with pytest.raises(DamagedFile, match=r"ticket\.safetensors is damaged: .* delete the result\.json beside it and run again"):
+        run(problem, tmp_path, test=True)
+    (tmp_path / "result.json").unlink()
+    after = run(problem, tmp_path, test=True)
+    assert after["mask_hash"] == before["mask_hash"]
+    assert after["test_score"] is not None
+
+
 def test_numbers_of_numpy_are_the_same_run(problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(problem, tmp_path / "run", "kstarts", k=np.int64(2), epochs=np.int64(3), lr=np.float32(0.125))
     monkeypatch.setattr(type(METHODS["random"]), "__call__", lambda *_, **__: pytest.fail("trained again"))

@@ -8,12 +8,13 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 
 from evoprune.compare.cells import Cell, Problems
-from evoprune.errors import InputError
+from evoprune.errors import EvopruneError, InputError
 from evoprune.evolution.executors.cores import VARIABLES, check_numbers, cores
 from evoprune.methods.registry import METHODS
 from evoprune.training.memory import available_memory
@@ -78,7 +79,10 @@ def torch_threads(threads: int) -> Iterator[None]:
 
 @contextmanager
 def pool(workers: int, threads: int) -> Iterator[Executor | None]:
-    """Spawned processes that keep to `threads` threads and end with this one, however it ends; None for a single worker."""
+    """Spawned processes that keep to `threads` threads and end with this one, however it ends; None for a single worker.
+
+    Raises `EvopruneError` when they cannot start.
+    """
     if workers == 1:
         yield None
         return
@@ -86,6 +90,7 @@ def pool(workers: int, threads: int) -> Iterator[Executor | None]:
     executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(alive,))
     with _environment({name: str(threads) for name in VARIABLES}):
         try:
+            _check_start(executor)
             yield executor
         except BaseException:
             held.close()  # running workers see the end of the pipe, and stop at once
@@ -94,6 +99,17 @@ def pool(workers: int, threads: int) -> Iterator[Executor | None]:
             executor.shutdown(wait=True, cancel_futures=True)
             held.close()
             alive.close()
+
+
+def _check_start(executor: Executor) -> None:
+    """Spawned processes run the user's script again, to find its definitions; one that does all its work again ends them."""
+    try:
+        executor.submit(os.getpid).result()
+    except BrokenProcessPool:
+        raise EvopruneError(
+            "the worker processes cannot start (their message is above): put what the script does under "
+            "`if __name__ == '__main__':`, or give workers=1"
+        ) from None
 
 
 def _start_worker(alive: Connection) -> None:

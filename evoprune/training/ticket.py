@@ -58,7 +58,10 @@ class Ticket:
 
     @property
     def trace(self) -> pd.DataFrame:
-        """One row an individual and epoch of everything that trained on the way here, losers included."""
+        """One row an individual and epoch of the population that it comes from, losers included.
+
+        Of several populations (the rounds of `imp`, the generations of `evolve`) it is the last; a journal holds a search.
+        """
         import pandas as pd
 
         return pd.DataFrame(self.trace_rows)
