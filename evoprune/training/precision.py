@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,21 +51,61 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    switches = _switches()
-    before = [getattr(owner, name) for owner, name, *_ in switches]
-    for owner, name, off, on in switches:
-        setattr(owner, name, on if precision == "tf32" else off)
+    before = _Switches.now()
+    _Switches.for_tf32(precision == "tf32").turn()
     try:
         yield
     finally:
-        for (owner, name, *_), value in zip(switches, before, strict=True):
-            setattr(owner, name, value)
+        before.turn()
 
 
-def _switches() -> list[tuple[Any, str, Any, Any]]:
-    """Owner, attribute, value without and value with TF32, for products and for convolutions."""
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-    repeatable = convolutions, "deterministic", True, True
-    if hasattr(convolutions, "conv"):  # torch >= 2.9, which refuses a mixture of the old and the new names
-        return [repeatable, (products, "fp32_precision", "ieee", "tf32"), (convolutions.conv, "fp32_precision", "ieee", "tf32")]
-    return [repeatable, (products, "allow_tf32", False, True), (convolutions, "allow_tf32", False, True)]
+@dataclass(frozen=True)
+class _Switches:
+    """What torch has for float32 products, by its old names and by its new ones.
+
+    Both are set together: where they differ, whatever asks by the old ones (torch.compile does) gets an error.
+    matmul: as of `torch.set_float32_matmul_precision`. operations: of `_operations()`.
+    """
+
+    deterministic: bool
+    matmul: str
+    cudnn: bool
+    operations: tuple[str, ...]
+
+    @classmethod
+    def for_tf32(cls, on: bool) -> _Switches:
+        """TF32 wherever torch has it, or nowhere."""
+        word = "tf32" if on else "ieee"
+        return cls(True, "high" if on else "highest", on, tuple(word for _ in _operations()))
+
+    @classmethod
+    def now(cls) -> _Switches:
+        """As they are. Where the old names cannot be read, because a new one alone was changed, they stand as it did not."""
+        operations = tuple(owner.fp32_precision for owner in _operations())
+        matmul, cudnn = "highest", True
+        if operations:
+            matmul = "highest" if operations[0] == "tf32" else "high"
+            cudnn = not set(operations[1:3]) <= {"tf32"}
+        with suppress(RuntimeError):
+            matmul = torch.get_float32_matmul_precision()
+        with suppress(RuntimeError):
+            cudnn = torch.backends.cudnn.allow_tf32
+        return cls(torch.backends.cudnn.deterministic, matmul, cudnn, operations)
+
+    def turn(self) -> None:
+        """Give torch these values; the old names first, which set new ones too."""
+        torch.backends.cudnn.deterministic = self.deterministic
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the old names are old
+            torch.set_float32_matmul_precision(self.matmul)
+            torch.backends.cudnn.allow_tf32 = self.cudnn
+        for owner, value in zip(_operations(), self.operations, strict=True):
+            owner.fp32_precision = value
+
+
+def _operations() -> tuple[Any, ...]:
+    """What has a precision of its own as of torch 2.9: products on CUDA, convolutions, recurrent layers, products on a CPU."""
+    backends = torch.backends
+    if not hasattr(backends.cudnn, "conv"):
+        return ()
+    return backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from evoprune.errors import InputError, UnknownName, UnsupportedLayer
 from evoprune.masks.sampling import random_masks
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
-from evoprune.training.precision import _switches, arithmetic
+from evoprune.training.precision import _operations, _Switches, arithmetic
 from tests.tiny import mlp, own, small_conv
 
 HALF_A_STEP = 2.0**-8
@@ -74,19 +75,61 @@ def test_what_cannot_be_is_one_clear_line(options: dict[str, Any], error: type[E
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("precision", "expected"), [("full", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")])
-def test_torchs_switches_are_set_within_a_run_and_put_back(precision: str, expected: str) -> None:
-    """They exist without a GPU too; cuDNN's own default is TF32, and kernels that sum in any order."""
-    cuda, switches = torch.device("cuda"), lambda: [getattr(owner, name) for owner, name, *_ in _switches()]
-    before = switches()
+def answers() -> dict[str, Any]:
+    """What torch says about TF32, by the names of all its versions; None where it refuses to say."""
+    backends, found = torch.backends, {}
+    for name, ask in {
+        "word": torch.get_float32_matmul_precision,
+        "matmul": lambda: backends.cuda.matmul.allow_tf32,
+        "cudnn": lambda: backends.cudnn.allow_tf32,
+    }.items():
+        try:
+            found[name] = ask()
+        except RuntimeError:
+            found[name] = None
+    return found | {"operations": [owner.fp32_precision for owner in _operations()]}
+
+
+ASKED: dict[str, Callable[[], None]] = {
+    "nothing": lambda: None,
+    "by the word": lambda: torch.set_float32_matmul_precision("high"),
+    "by an old name": lambda: setattr(torch.backends.cudnn, "allow_tf32", False),
+    "by a new name": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "by a new name for convolutions": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+}
+
+
+@pytest.fixture
+def switches_kept() -> Iterator[None]:
+    """Torch's switches are as they were after the test."""
+    before = _Switches.now()
+    yield
+    before.turn()
+
+
+@pytest.mark.usefixtures("switches_kept")
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("precision", ["full", "tf32", "bf16"])
+def test_torchs_switches_are_set_within_a_run_and_put_back(precision: str, asked: str) -> None:
+    """They exist without a GPU too. Convolutions and recurrent layers are TF32 by cuDNN's own default, and sum in any order.
+
+    torch.compile asks by the old names, which answer only where the new ones say the same.
+    """
+    if "new name" in asked and not _operations():
+        pytest.skip("this torch has the old names alone")
+    cuda, on = torch.device("cuda"), precision == "tf32"
+    ASKED[asked]()
+    before, deterministic = answers(), torch.backends.cudnn.deterministic
     with arithmetic(precision, cuda):
         assert torch.backends.cudnn.deterministic
-        assert switches()[1:] in ([expected] * 2, [expected == "tf32"] * 2)  # as of torch 2.9, and before
+        within = answers()
+        assert set(within.pop("operations")) <= {"tf32" if on else "ieee"}
+        assert within == {"word": "high" if on else "highest", "matmul": on, "cudnn": on}
     with pytest.raises(ZeroDivisionError), arithmetic(precision, cuda):
         raise ZeroDivisionError
-    assert switches() == before
+    assert (answers(), torch.backends.cudnn.deterministic) == (before, deterministic)
     with arithmetic(precision, torch.device("cpu")):
-        assert switches() == before
+        assert answers() == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
