@@ -11,7 +11,9 @@ import matplotlib
 import pytest
 import torch
 
-if not torch.cuda.is_available():  # read when Triton is first imported: its kernels run in its interpreter then
+from tests.gpus import AVAILABLE, show_gpus
+
+if not AVAILABLE:  # read when Triton is first imported: its kernels run in its interpreter then
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 matplotlib.use("Agg")
@@ -34,8 +36,11 @@ def one_thread() -> Iterator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+    marked = item.get_closest_marker("cuda") is not None
+    if marked and not AVAILABLE:
         pytest.skip("needs a CUDA device")
+    if AVAILABLE:
+        show_gpus(marked)
 
 
 def _data_root(folder: str) -> Path:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ def test_the_gpu_benchmark_runs_on_a_cpu_and_counts_what_it_should(tmp_path: Pat
         assert row["floor_s"] == pytest.approx(bound)
         assert row["ratio_floor"] == pytest.approx(row["s"] / bound)
     assert {row["engine"] for row in result["accuracy"]} == {"loop", "dense", "sparse"}
+    assert result["kstarts"]["val_accuracy"] > 0.2, "ten classes: by chance a tenth"
 
 
 @pytest.mark.parametrize("method", ["dissipate_regrow", "regrow_average"])
@@ -54,12 +56,31 @@ def test_the_published_table_trains_the_registered_method(method: str, monkeypat
     assert row["dense_equivalent_epochs"] == ticket.ledger.dense_equivalent_epochs
 
 
-def test_a_benchmark_of_a_gpu_that_runs_out_of_time_keeps_what_it_has_and_says_so(tmp_path: Path) -> None:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import gpu
-    finally:
-        sys.path.pop(0)
+@pytest.fixture
+def gpu_benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`benchmarks/gpu.py` as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("gpu")
+
+
+def test_a_cell_that_fails_costs_a_benchmark_of_a_gpu_that_row_alone(gpu_benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it fails with: Triton's errors are of a family of their own."""
+    errors = pytest.importorskip("triton.runtime.errors")
+    machine = gpu_benchmark.Machine(torch.device("cpu"), copy=1e10, peak={"full": 1e11})
+    bench = gpu_benchmark.Bench(machine, ["lenet-300-100"], time.monotonic() + 100, 1)
+
+    def fails(*args: Any, **options: Any) -> float:
+        raise errors.OutOfResources(300_000, 232_448, "shared memory")
+
+    monkeypatch.setattr(gpu_benchmark, "time_engine", fails)
+    row = bench(gpu_benchmark.Cell("lenet-300-100", 1, "dense"))
+    assert row["why"].startswith("OutOfResources: out of resource: shared memory")
+    monkeypatch.setattr(ep, "Population", fails)
+    assert all("shared memory" in row["why"] for row in gpu_benchmark.accuracy(torch.device("cpu"), 1))
+
+
+def test_a_benchmark_of_a_gpu_that_runs_out_of_time_keeps_what_it_has_and_says_so(tmp_path: Path, gpu_benchmark: Any) -> None:
+    gpu = gpu_benchmark
     machine = gpu.Machine(torch.device("cpu"), copy=1e10, peak={"full": 1e11})
     bench = gpu.Bench(machine, ["lenet-300-100"], time.monotonic() + 100, 1)
     bench.took["lenet-300-100", "dense", "full"] = 1.0  # seconds a step and individual, as if measured

@@ -108,4 +108,4 @@ def _operations() -> tuple[Any, ...]:
     backends = torch.backends
     if not hasattr(backends.cudnn, "conv"):
         return ()
-    return backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul
+    return backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul  # type: ignore[attr-defined]

@@ -174,7 +174,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 _FAILED: list[Any] = []
-"""Graphs whose capture failed: torch's allocator goes on asking each which allocations are its own, so they must stay."""
+"""Graphs whose capture has no end: torch's allocator goes on asking each which allocations are its own, so they must stay."""
 
 
 def _cuda_graph(call: Callable[[], None], pool: Any, device: torch.device) -> tuple[Replay, Any]:
@@ -185,11 +185,23 @@ def _cuda_graph(call: Callable[[], None], pool: Any, device: torch.device) -> tu
             with torch.cuda.graph(graph, pool=pool, stream=_stream(device)):
                 call()
         except BaseException:
-            _FAILED.append(graph)
+            if _ended(graph):
+                graph.reset()  # of what was captured until memory ran out, for one, which is free again
+            else:
+                _FAILED.append(graph)
             raise
         finally:
             torch.cuda.set_stream(before)  # torch leaves its own where the end of a capture fails
     return graph.replay, graph.pool()
+
+
+def _ended(graph: torch.cuda.CUDAGraph) -> bool:
+    """Whether the capture of `graph` has come to an orderly end; its pool can be named only then."""
+    try:
+        graph.pool()
+    except RuntimeError:
+        return False
+    return True
 
 
 RECORDERS: dict[str, Recorder] = {"cuda": _cuda_graph}

@@ -202,12 +202,13 @@ def test_ray_loses_a_worker_and_a_node_and_no_result(expected: list[Any], tmp_pa
 
 @needs_ray
 @pytest.mark.slow
-def test_ray_gives_every_actor_a_gpu_of_its_own(expected: list[Any]) -> None:
+def test_ray_gives_every_actor_a_gpu_of_its_own(expected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that says it has two GPUs: Ray counts what it is told, and hides from an actor all GPUs but its own."""
     import ray
 
     from evoprune.evolution.executors.ray import RayExecutor
 
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray starts no more GPUs than that shows
     try:
         ray.init(num_cpus=3, num_gpus=2, log_to_driver=False, include_dashboard=False)
         with pytest.raises(InputError, match="no node of the Ray cluster has 1 CPU, 3 GPU"):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evoprune.criteria import CRITERIA
-from evoprune.errors import InputError, UnknownName
+from evoprune.errors import InputError, NotEnoughMemory, UnknownName
 from evoprune.evolution.assess import assess, initial_population
 from evoprune.evolution.individual import Individual
 from evoprune.evolution.tournament import tournament
@@ -64,6 +64,13 @@ def test_the_ledger_counts_the_losers() -> None:
 
 def test_start_i_does_not_depend_on_k() -> None:
     assert initial_population(mlp().space, 3, sparsity=0.7) == initial_population(mlp().space, 9, sparsity=0.7)[:3]
+
+
+def test_more_masks_than_memory_holds_are_refused_before_the_first_is_drawn() -> None:
+    """On any device: masks are made on the CPU, and drawing them until memory ends would take hours."""
+    with pytest.raises(NotEnoughMemory, match=r"10,000,000,000 networks need at least .* are free: train fewer") as caught:
+        kstarts(mlp(), k=10**10, epochs=4)
+    assert "\n" not in str(caught.value)
 
 
 def test_shared_starts_on_all_masks_by_weight_is_magnitude_pruning() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from evoprune.errors import InputError, UnknownName
 from evoprune.training.options import OPTIMIZERS, SCHEDULES, Training
+from tests.gpus import show_gpus
 
 BAD: list[tuple[str, Any]] = [
     *[("lr", value) for value in (-0.1, float("nan"), float("inf"), "fast", True)],
@@ -92,3 +94,12 @@ def test_rprop_has_no_decay() -> None:
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(InputError, match="device"):
         Training.of(device=device).resolved_device()
+
+
+def test_on_a_machine_with_a_gpu_tests_without_the_mark_stay_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most compare with numbers of the CPU, and leave the device to `auto`."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    show_gpus(False)
+    assert Training().resolved_device().type == "cpu"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""

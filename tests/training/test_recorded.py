@@ -124,15 +124,15 @@ def test_gradients_stay_recorded_where_the_optimizer_cannot_be(
 
 
 class Stream:
-    """Stands for CUDA's part of a recording: which stream is current, and whether the end of a capture fails."""
+    """Stands for CUDA's part of a recording: which stream is current, whether the end of a capture fails, which graphs let go."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> None:
-        self.current, self.fails = "main", fails
+        self.current, self.fails, self.ended, self.freed = "main", fails, False, 0
         for name, value in {
             "device": lambda device: nullcontext(),
             "current_stream": lambda: self.current,
             "set_stream": lambda stream: setattr(self, "current", stream),
-            "CUDAGraph": lambda: SimpleNamespace(replay="replay", pool=lambda: "pool"),
+            "CUDAGraph": lambda: SimpleNamespace(replay="replay", pool=self.pool, reset=self.reset),
             "graph": self.capture,
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
@@ -140,12 +140,22 @@ class Stream:
 
     @contextmanager
     def capture(self, graph: Any, *, pool: Any, stream: Any) -> Iterator[None]:
-        """As torch's, which leaves its stream set where `capture_end` raises."""
-        self.current = stream
-        yield
-        if self.fails:
-            raise RuntimeError("operation failed due to a previous error during capture")
-        self.current = "main"
+        """As torch's, which ends the capture whatever happens in it, and leaves its stream set where `capture_end` raises."""
+        self.current, self.ended = stream, False
+        try:
+            yield
+        finally:
+            if self.fails:
+                raise RuntimeError("operation failed due to a previous error during capture")
+            self.ended, self.current = True, "main"
+
+    def pool(self) -> str:
+        if not self.ended:
+            raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
+        return "pool"
+
+    def reset(self) -> None:
+        self.freed += 1
 
 
 def test_a_capture_that_fails_gives_the_stream_back_and_keeps_what_the_allocator_asks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +168,20 @@ def test_a_capture_that_fails_gives_the_stream_back_and_keeps_what_the_allocator
     assert (calls, stream.current, len(kept)) == (["own"], "main", 1)
     stream.fails = False
     assert RECORDERS["cuda"](lambda: None, None, torch.device("cuda")) == ("replay", "pool")
-    assert (stream.current, len(kept), _FAILED) == ("main", 1, [])
+    assert (stream.current, len(kept), stream.freed, _FAILED) == ("main", 1, 0, [])
+
+
+def test_a_capture_in_which_memory_runs_out_gives_back_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept, its memory would be missing for the step that runs in its place."""
+    monkeypatch.setattr("evoprune.training.recorded._FAILED", kept := [])
+    stream = Stream(monkeypatch, fails=False)
+
+    def call() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        RECORDERS["cuda"](call, None, torch.device("cuda"))
+    assert (stream.current, kept, stream.freed) == ("main", [], 1)
 
 
 def test_torchs_words_about_waiting_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
