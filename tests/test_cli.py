@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
 from evoprune import cli, runs
 from evoprune.cli import typed
@@ -153,6 +154,18 @@ def test_a_bug_is_one_line_and_with_verbose_a_traceback(evoprune: Command, monke
     assert "KeyError" in done.err
     assert "Traceback" not in done.err
     assert "Traceback" in evoprune("run", "random", *TINY, "--verbose").err
+
+
+def test_memory_that_runs_out_is_one_line_that_says_what_to_do(evoprune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's own words are a paragraph."""
+
+    def short(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB")
+
+    monkeypatch.setattr(runs, "run", short)
+    done = evoprune("run", "kstarts", *TINY)
+    assert done.code == 1
+    assert done.err == "error: out of memory (CUDA out of memory): train fewer networks at a time, or raise the sparsity\n"
 
 
 def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,10 +51,20 @@ def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INF
     except (typer.Exit, BrokenPipeError):
         raise
     except Exception as error:
-        _fail(console, f"{type(error).__name__}: {error} (unexpected; --verbose shows where)", 1, verbose)
+        _fail(console, _unforeseen(error), 1, verbose)
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
+
+
+def _unforeseen(error: Exception) -> str:
+    """A line for an error of none of our kinds: that memory ran out, after all that could be halved, or a bug."""
+    from evoprune.training.memory import out_of_memory  # with torch, which a wrong word should not have to wait for
+
+    if out_of_memory(error):
+        what = str(error).split(". ")[0].strip() or type(error).__name__  # torch goes on with a paragraph
+        return f"out of memory ({what}): train fewer networks at a time, or raise the sparsity"
+    return f"{type(error).__name__}: {error} (unexpected; --verbose shows where)"
 
 
 def _fail(console: Console, message: str, code: int, verbose: bool) -> None:

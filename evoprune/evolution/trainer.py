@@ -69,11 +69,15 @@ class Trainer:
 
     def plan(self) -> tuple[str, int]:
         """The engine, decided from device, model and sparsity, and the networks of a sub-batch: what one of its chunks holds,
-        on a GPU what fits into its memory."""
+        on a GPU no more than fits into its memory.
+
+        Several chunks one after the other are no faster than several sub-batches, and trying them takes its time.
+        """
         one = self._population([self.reference], None, self.seed)
+        most = max(8, one.engine.rows)
         if one.device.type == "cuda":
-            return one.engine.name, largest_population(self.problem, self.reference, **self.training)
-        return one.engine.name, max(8, one.engine.rows)
+            most = largest_population(self.problem, self.reference, most=most, **self.training)
+        return one.engine.name, most
 
     def on(self, engine: str) -> Trainer:
         """The same on that engine."""

@@ -12,16 +12,19 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from deap import base
 
 import evoprune as ep
 from evoprune.errors import InputError
 from evoprune.evolution.executors.base import Serial, make_executor
 from evoprune.evolution.executors.processes import ProcessExecutor
+from evoprune.evolution.trainer import Trainer
 from tests.tiny import mlp
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install evoprune[ray]")
@@ -52,6 +55,21 @@ def pool() -> Iterator[ProcessExecutor]:
 def alive(executor: ProcessExecutor) -> list[int]:
     processes = executor._pool._processes if executor._pool is not None else None
     return list(processes or ())
+
+
+@pytest.mark.parametrize(("fits", "expected_size"), [(100, 100), (4096, 512)])
+def test_a_search_on_a_gpu_takes_what_fits_and_tries_no_more_than_a_chunk_holds(
+    fits: int, expected_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial of thousands of networks would take longer than a search of sixteen."""
+    one = SimpleNamespace(device=torch.device("cuda"), engine=SimpleNamespace(name="dense", rows=512))
+    monkeypatch.setattr(Trainer, "_population", lambda *_: one)
+
+    def largest(*_: Any, most: int = 4096, **__: Any) -> int:
+        return min(fits, most)
+
+    monkeypatch.setattr("evoprune.evolution.trainer.largest_population", largest)
+    assert made().map.trainer.plan() == ("dense", expected_size)
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------------
