@@ -1,8 +1,8 @@
 """A device that is none: numbers lie on the CPU, and torch treats them as on a GPU. For checks in a process of their own.
 
 `torch.device("sim")` is torch's backend for private use, written in Python. An operation that mixes its tensors with the CPU's
-raises, as on a GPU, `.numpy()` raises, and whatever makes the host wait for a number is kept in `READS`. Importing this module
-changes torch for the whole process.
+raises, as on a GPU, `.numpy()` raises, and whatever makes the host wait is kept in `READS`: a number that it reads, or numbers
+that it sends from memory which is not pinned. Importing this module changes torch for the whole process.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def _number(value: Simulated) -> Any:
 
 
 def _copy(target: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
-    if _host(target):
-        READS.append("copy")
+    if _host(target) != _host(source):
+        READS.append("copy" if _host(target) else "send")
     _raw(target).copy_(_raw(source))
     return target
 
@@ -100,6 +100,7 @@ def _to_copy(value: Tensor, *, device: Any = None, dtype: Any = None, memory_for
     raw = _raw(value)
     moved: Tensor = aten._to_copy.default(raw, dtype=dtype or raw.dtype, memory_format=memory_format)
     if device is None or torch.device(device).type == "sim":
+        READS.extend(["send"] if _host(value) else [])
         return Simulated(moved)
     READS.append("to")
     return moved

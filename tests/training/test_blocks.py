@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 pytest.importorskip("triton", reason="Triton is not installed (it is for Linux)")
 
@@ -23,14 +25,16 @@ from evoprune.errors import UnsupportedLayer
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_masks
 from evoprune.masks.space import MaskSpace
+from evoprune.problems.problem import Problem
 from evoprune.training.engines.base import ENGINES
-from evoprune.training.engines.blocks import BlockEngine
+from evoprune.training.engines.blocks import BlockEngine, layer
 from evoprune.training.engines.blocks.layer import UNITS
 from evoprune.training.engines.blocks.product import product
 from evoprune.training.engines.dense import DenseEngine
 from evoprune.training.engines.loop import LoopEngine
+from evoprune.training.options import Training
 from evoprune.training.population import Population
-from tests.tiny import dropped, mlp, own
+from tests.tiny import dropped, images, mlp, own, small_conv
 from tests.training.test_sparse_agrees import (
     Block,
     Mixed,
@@ -218,6 +222,42 @@ def test_a_population_trains_selects_and_prunes_as_with_the_dense_engine(build: 
         assert generation.engine.name == engine
         results.append({**generation.parameters.leaves(), "loss": generation._loss})
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
+
+
+class Met(TorchDispatchMode):
+    """Operations that meet a tensor of the CPU: on a GPU each would make the host wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(value, Tensor) and value.device.type == "cpu" for value in tree_leaves((args, kwargs))):
+            self.found.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+class Launched:
+    """Stands for a kernel, which needs numbers."""
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        return lambda *_, **__: None
+
+
+@pytest.mark.usefixtures("as_sparse")
+@pytest.mark.parametrize("build", [lambda: own(small_conv, (1, 8, 8)), lambda: images("resnet20", 8, 3)])
+def test_the_host_waits_for_nothing_within_a_step(build: Callable[[], Problem], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around the kernels: numbers that were read would raise on torch's "meta" device, and none are sent after the first step."""
+    monkeypatch.setattr(Training, "resolved_device", lambda self: torch.device("meta"))
+    for kernel in ("product", "sampled", "transposed"):
+        monkeypatch.setattr(layer, kernel, Launched())
+    problem = build()
+    generation = Population(problem, random_masks(problem.space, 3, sparsity=0.6), horizon=4, batch_size=8, engine="sparse")
+    order = generation.batches.order(0)
+    generation._take(order[0])
+    with Met() as met:
+        generation._take(order[1])
+    assert met.found == []
 
 
 def test_sparse_on_a_gpu_is_this_engine_and_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
