@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -91,13 +92,20 @@ class Place:
 def options_of(place: Place, method: str) -> dict[str, Any]:
     """A search may take four fifths of the room, and no more than a usual size; some models have a rate for each method."""
     size = SIZES[method](place) if method in SIZES else {}
-    rate = rates(place.model).get(method)
+    rate = rate_of(place, method)
     return size if rate is None else {**size, "lr": rate}
 
 
+def rate_of(place: Place, method: str) -> float | None:
+    """The learning rate of a method, as chosen at the nearest density (by ratio); None where the default serves."""
+    chosen = rates(place.model).get(method, {})
+    asked = math.log(1 - place.sparsity)
+    return chosen[min(chosen, key=lambda sparsity: abs(math.log(1 - float(sparsity)) - asked))] if chosen else None
+
+
 @cache
-def rates(model: str) -> dict[str, float]:
-    """The learning rate of each method; none where the default serves."""
+def rates(model: str) -> dict[str, dict[str, float]]:
+    """The learning rates of each method, by sparsity; none where the default serves."""
     return dict(json.loads(RECIPES[model].read_text())["lr"]) if model in RECIPES else {}
 
 
