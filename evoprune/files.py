@@ -6,6 +6,7 @@ Every writer of the package goes through `atomic_write`; masks, tickets and popu
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -28,6 +29,7 @@ NO_SUCH_PLACE = {
     getattr(errno, name) for name in ("ENOENT", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "EROFS", "ENAMETOOLONG", "ELOOP")
 }
 HEADER = "evoprune"  # one metadata key: safetensors writes several in random order, and equal content shall be equal bytes
+DIGEST = "sha256"  # of the arrays: a flipped bit in a weight breaks no structure
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes | Callable[[BinaryIO], object]) -> Path:
@@ -80,17 +82,17 @@ def _sync_folder(folder: Path) -> None:
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, npt.NDArray[Any]], header: Mapping[str, Any]) -> Path:
     """Write arrays and a JSON-able `header` as one safetensors file, atomically; equal content gives equal bytes.
 
-    `header` should hold "format" (what the file is) and "version", which `read_tensors` checks.
+    `header` should hold "format" (what the file is) and "version", which `read_tensors` checks; a digest of the arrays is added.
     """
     plain = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-    return atomic_write(path, save(plain, {HEADER: json.dumps(header, sort_keys=True)}))
+    return atomic_write(path, save(plain, {HEADER: json.dumps({**header, DIGEST: _digest(plain)}, sort_keys=True)}))
 
 
 def read_tensors(path: str | os.PathLike[str], *, format: str, version: int, lost: str) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and the header of a file of `write_tensors`.
 
     format, version: what the header must say; a newer version is refused. lost: what a damaged file loses ("the mask").
-    Raises `InputError` when no file can be opened, `DamagedFile` when it is cut, altered in its structure, or not of this format.
+    Raises `InputError` when no file can be opened, `DamagedFile` when it is cut, altered, or not of this format.
     """
     tensors, header = _read(path, lost)
     found = header.get("format") if isinstance(header, dict) else None
@@ -99,7 +101,20 @@ def read_tensors(path: str | os.PathLike[str], *, format: str, version: int, los
     if not isinstance(header.get("version"), int) or header["version"] > version:
         written = header.get("version")
         raise DamagedFile(f"{path} has format version {written}, this evoprune reads up to {version}: upgrade evoprune")
+    if header.pop(DIGEST, None) not in (None, _digest(tensors)):  # files from before it have none
+        raise DamagedFile(
+            f"{path} was altered after it was written (its values have another digest): {lost} cannot be read, make it again"
+        )
     return tensors, header
+
+
+def _digest(tensors: Mapping[str, npt.NDArray[Any]]) -> str:
+    """SHA-256 of the arrays with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()
 
 
 def _read(path: str | os.PathLike[str], lost: str) -> tuple[Arrays, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from evoprune.errors import InputError
@@ -35,6 +36,8 @@ def eoi(
     for name in ("init", "rescale", "own_weights"):
         if training.pop(name, None) not in (None, False, "problem"):
             raise InputError(f"{name}= would undo the weights of the method eoi: leave it out")
+    if gain is not None and not 0 < gain < math.inf:
+        raise InputError(f"gain={gain!r} is not usable: give a number > 0")
     sigma = gain_of(problem.module()) if gain is None else gain
     mask, weights = exact_orthogonal(problem.space, sparsity, allocation, seed, gain=sigma)
     start = {**problem.initial_weights(), **weights}

@@ -120,7 +120,11 @@ def evolve(
         "form": form, "objectives": objectives, "rungs": rungs, "fitness_epochs": fitness_epochs, "mu": mu, "lambda_": lambda_,
         "ngen": ngen, "cxpb": cxpb, "mutpb": mutpb, "comma": comma, "mutate": mutate, "inherit": inherit,
     })  # fmt: skip
-    _check(repetitions=repetitions, **{name: plan[name] for name in ("mu", "lambda_", "ngen", "cxpb", "mutpb", "comma")})
+    _check(
+        budget=budget,
+        repetitions=repetitions,
+        **{name: plan[name] for name in ("mu", "lambda_", "ngen", "cxpb", "mutpb", "comma")},
+    )
     check_first(first)
     toolbox = make_toolbox(
         problem, sparsity=sparsity, epochs=plan["fitness_epochs"], criterion=criterion, objectives=objectives, rungs=rungs,
@@ -175,11 +179,13 @@ def _exceeds(toolbox: base.Toolbox, lambda_: int, budget: int | None) -> bool:
     return budget is not None and spent + spent // max(1, evaluations) * lambda_ > budget
 
 
-def _check(*, cxpb: float, mutpb: float, mu: int, comma: bool, **counts: int) -> None:
+def _check(*, cxpb: float, mutpb: float, mu: int, comma: bool, budget: int | None, **counts: int) -> None:
     for name, value in {"mu": mu, **counts}.items():
         least = 0 if name == "ngen" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name}={value!r} is not usable: give a whole number >= {least}")
+    if budget is not None and not budget >= 1:
+        raise InputError(f"budget={budget!r} is not usable: give a number of samples >= 1, or None for no limit")
     if not (0 <= cxpb <= 1 and 0 <= mutpb <= 1 and cxpb + mutpb <= 1):
         raise InputError(f"cxpb={cxpb!r} and mutpb={mutpb!r} are not usable: give shares of the offspring, together at most 1")
     if mu == 1 and cxpb:

@@ -166,3 +166,5 @@ def test_bad_options_are_refused() -> None:
         ep.methods["random"](problem, epochs=1, init="eoi", rescale=True)
     with pytest.raises(InputError, match="init= would undo"):
         ep.methods["eoi"](problem, epochs=1, init="hessian")
+    with pytest.raises(InputError, match="gain=0 is not usable"):
+        ep.methods["eoi"](problem, epochs=1, gain=0)

@@ -92,7 +92,7 @@ def test_the_first_population_follows_the_seed() -> None:
     [
         {"mu": 0}, {"lambda_": 0}, {"ngen": -1}, {"mu": 2.5}, {"fitness_epochs": 0}, {"cxpb": 0.7, "mutpb": 0.7}, {"cxpb": -0.1},
         {"mu": 1}, {"criterion": "both"}, {"form": "planned"}, {"first": ()}, {"first": ("snop",)}, {"first": "snip"},
-        {"mu": 6, "comma": True}, {"repetitions": 0}, {"inherit": "genes"}, {"rungs": (2, 1)}, {"rungs": 2},
+        {"mu": 6, "comma": True}, {"repetitions": 0}, {"budget": 0}, {"inherit": "genes"}, {"rungs": (2, 1)}, {"rungs": 2},
         {"rungs": (1,), "comma": False},
     ],
     ids=str,

@@ -388,6 +388,7 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
         ("imp", {"rewind": 3}),
         ("imp", {"rewind": -1}),
         ("imp", {"scope": "unit"}),
+        ("ntk_sap", {"epsilon": 0}),
     ],
 )
 def test_bad_options_are_refused(name: str, options: dict[str, object], tiny: ep.Problem) -> None:

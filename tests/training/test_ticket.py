@@ -191,6 +191,15 @@ def test_a_damaged_file_names_itself_and_what_is_lost(tmp_path: Path) -> None:
         Ticket.load(tmp_path / "absent")
 
 
+def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path: Path) -> None:
+    path = ticket().save(tmp_path / "mine.safetensors")
+    whole = bytearray(path.read_bytes())
+    whole[-2] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DamagedFile, match=r"mine\.safetensors was altered.*the ticket"):
+        Ticket.load(path)
+
+
 def test_a_ticket_shows_itself_in_one_line() -> None:
     assert "49 of 164" in repr(ticket())
     assert "\n" not in repr(ticket())
