@@ -51,16 +51,23 @@ def draw(summary: pd.DataFrame, path: Path) -> Path:
 
 def _panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
     style(ax, "x")
-    ax.axvline(0, color=INK, linewidth=0.9)
     known = {str(row["method"]): row for row in rows.to_dict("records")}
-    for height, method in enumerate(methods):
-        row = known.get(method)
-        if row is None:
-            ax.text(0.0, height, " no run", fontsize=7.5, color=GREY, va="center")
-        elif row["difference"] == row["difference"]:
-            _mark(ax, height, row)
+    if any(prunes(method) for method in known):
+        ax.axvline(0, color=INK, linewidth=0.9)
+        for height, method in enumerate(methods):
+            _line(ax, height, known.get(method))
+    else:
+        ax.set_xticks([])
+        ax.text(0.5, 0.5, "not run yet", transform=ax.transAxes, fontsize=9, color=GREY, ha="center", va="center")
     ax.set_yticks(range(len(methods)), methods, fontsize=9)
     ax.set_ylim(len(methods) - 0.5, -0.5)
+
+
+def _line(ax: Axes, height: int, row: dict[Any, Any] | None) -> None:
+    if row is None:
+        ax.text(0.0, height, " no run", fontsize=7.5, color=GREY, va="center")
+    elif row["difference"] == row["difference"]:
+        _mark(ax, height, row)
 
 
 def _mark(ax: Axes, height: int, row: dict[Any, Any]) -> None:

@@ -90,3 +90,22 @@ def test_a_part_of_the_plan_gives_a_page_that_says_what_is_missing(study: Module
     page = (folder / "report.html").read_text()
     assert f"{len(runs) - 5} of {len(runs)} planned runs are not made yet." in page
     assert "evolve at sparsity 0.875 is not run" in page
+
+
+def test_a_model_with_fewer_than_three_seeds_is_counted_and_not_shown(study: ModuleType, folder: Path) -> None:
+    runs = study.read(folder / "runs.csv")
+    shown = [runs.assign(seed=2 * runs["seed"] + more) for more in (0, 1)]
+    few = runs[runs["seed"] == 0].assign(data="other")
+    pd.concat([*shown, few]).to_csv(folder / "runs.csv", index=False, lineterminator="\n")
+    study.write_report(folder)
+    assert set(pd.read_csv(folder / "summary.csv")["data"]) == {"digits"}
+    assert len(study.read(folder / "runs.csv")) == 2 * len(runs) + len(few)
+
+
+def test_the_page_knows_the_layers_of_every_model_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _plan
+    from _study_report import space_of
+
+    sizes = {model: space_of(model).prunable for model in _plan.TARGETS if not model.startswith("mlp")}
+    assert sizes == {"lenet-300-100": 266_200, "autoencoder": 536_800, "lenet5": 430_500}
