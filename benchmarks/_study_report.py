@@ -126,8 +126,10 @@ def to_do(out: Path, methods: Sequence[str], which: str = "") -> list[str]:
 
 
 def _not_run(out: Path) -> list[str]:
-    """Methods that have no place, and why."""
-    return [
-        f"{row['model']} on {row['data']}: {row['method']} at sparsity {row['sparsity']:g} is not run: {row['reason']}."
-        for row in unfit(out).to_dict("records")
-    ]
+    """Methods that are not run at a place, or not with every seed, and why."""
+    made = {key[:4] for key in keys_of(read(out / "runs.csv"))}
+    told = []
+    for row in unfit(out).to_dict("records"):
+        word = "run no further" if (row["model"], row["data"], row["method"], row["sparsity"]) in made else "not run"
+        told.append(f"{row['model']} on {row['data']}: {row['method']} at sparsity {row['sparsity']:g} is {word}: {row['reason']}.")
+    return told
