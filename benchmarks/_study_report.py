@@ -99,7 +99,8 @@ def state_of(out: Path, runs: pd.DataFrame, summary: pd.DataFrame) -> dict[str, 
     """What was planned, what is there, and which cells miss their target."""
     every = planned(METHODS)
     told = [*to_do(out, METHODS), *to_do(out, LATER, " of further methods"), *_not_run(out)]
-    targets = {str(model): float(own["target"].iloc[0]) for model, own in runs.groupby("model", sort=False)}
+    shown = runs[runs["model"].isin(summary["model"])]
+    targets = {str(model): float(own["target"].iloc[0]) for model, own in shown.groupby("model", sort=False)}
     loose = [
         {**{name: row[name] for name in ("model", "data", "method", "sparsity")}, "cost": cost, "target": targets[row["model"]]}
         for row in summary.to_dict("records")
@@ -130,6 +131,7 @@ def _not_run(out: Path) -> list[str]:
     made = {key[:4] for key in keys_of(read(out / "runs.csv"))}
     told = []
     for row in unfit(out).to_dict("records"):
-        word = "run no further" if (row["model"], row["data"], row["method"], row["sparsity"]) in made else "not run"
-        told.append(f"{row['model']} on {row['data']}: {row['method']} at sparsity {row['sparsity']:g} is {word}: {row['reason']}.")
+        model, data, method, sparsity = (row[name] for name in ("model", "data", "method", "sparsity"))
+        word = "run no further" if (model, data, method, sparsity) in made else "not run"
+        told.append(f"{model} on {data}: {method} at sparsity {sparsity:g} is {word}: {row['reason']}.")
     return told
