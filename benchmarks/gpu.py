@@ -12,16 +12,20 @@ ratio_floor = seconds / floor_s; ratio_loop = loop_s / seconds; utilisation: ope
 
 First the two cells that decide, then the wall seconds of K-starts with K = 512 on Fashion-MNIST (where EVOPRUNE_DATA names it),
 the accuracy here and on the CPU, what else those cells could run with ("choices": torch.compile, no CUDA graph, chunk sizes,
-tiles of the kernels), and all other cells. What does not fit into memory or time is a row that says so. The file is written anew
-with every row, so that a run that is cut off leaves what it has. On a CPU it runs with --tiny.
+tiles of the kernels), and all other cells. What does not fit into memory or time is a row that says so; what an engine had to do
+without (a recording, the compiler, a whole chunk) stands in its row as "said". The file is written anew with every row, so that
+a run that is cut off leaves what it has. On a CPU it runs with --tiny.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import math
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -55,8 +59,13 @@ KS = (256, 32, 1, 1024, 4096, 64, 16, 4)
 DECIDING = (("lenet-300-100", 256), ("resnet20", 32))
 """They come first, so that time cannot run out before them."""
 BATCH, SPARSITY, STEPS = 128, 0.98, 64
-REPEATS, CELL, LONGEST = 3, 0.6, 25
-"""Timed runs of a cell, the seconds that they take together where steps are short, and those that a cell may take in all."""
+REPEATS, CELL = 3, 0.6
+"""Timed runs of a cell, and the seconds that they take together where steps are short."""
+SLOW, LONGEST = 2, 15
+"""Seconds of a step that is timed once, without a recording: its kernels fill them. And those that a cell may take by all that is
+known before it."""
+PATIENCE, GRACE = 75, 20
+"""Seconds after which a cell is stopped, building and compiling included; and those that it has after the deadline."""
 SEARCH = 90
 """Seconds after which the search is stopped."""
 PRECISIONS = ("full", "tf32", "bf16")
@@ -212,13 +221,58 @@ def changed(settings: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+class TimeUp(BaseException):
+    """A cell took too long. No `Exception`, which an engine would take for a reason to go on in another way."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """The block; `TimeUp` in it after so many seconds, between two lines of Python (never, on a system without alarms)."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise TimeUp
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 5)  # again, should it fall into a destructor, which drops errors
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What the package warns of in the block, each line once."""
+    lines: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            line = record.getMessage()
+            lines.extend([] if line in lines else [line])
+
+    log, listener = logging.getLogger("evoprune"), Listener(logging.WARNING)
+    log.addHandler(listener)
+    try:
+        yield lines
+    finally:
+        log.removeHandler(listener)
+
+
 def time_engine(problem: ep.Problem, masks: Sequence[Mask], device: torch.device, cell: Cell) -> float:
     """Seconds a step within an epoch: the median of short runs, which take `CELL` seconds together where a step allows it."""
     options = {"engine": cell.engine, "precision": cell.precision, "device": str(device), **cell.options}
     with changed(cell.settings):
         generation = ep.Population(problem, masks, horizon=1000, batch_size=BATCH, **options)
         clock, epoch = Clock(device), generation.batches.per_epoch
-        generation.train_steps(WARM + 1)  # the last of them is recorded
+        generation.train_steps(1)  # kernels are compiled
+        once = clock(lambda: generation.train_steps(1))
+        if once > SLOW:
+            return once
+        generation.train_steps(WARM - 1)  # the last of them is recorded
         once = clock(lambda: generation.train_steps(1))
         run = max(1, min(epoch - 1, int(CELL / REPEATS / once)))
         times = []
@@ -238,23 +292,33 @@ class Bench:
         self.drawn = {name: masks_of(one, 64) for name, one in self.problems.items()}
         self.loop: dict[str, float] = {}
         self.took: dict[tuple[str, str, str], float] = {}
+        """Seconds a step and individual, where they were fewest: one alone leaves the device idle."""
 
     def __call__(self, cell: Cell) -> dict[str, Any]:
         """The row of a cell, or why there is none."""
         left, expected = self.deadline - time.monotonic(), self._expected(cell)
         if expected > min(left, LONGEST):
             return cell.head | {"why": f"out of time: {max(left, 0):.0f} s are left, it would take about {expected:.0f}"}
+        with heard() as said:
+            found = self._try(cell, min(PATIENCE, left + GRACE))
+        return cell.head | found | ({"said": said} if said else {})
+
+    def _try(self, cell: Cell, seconds: float) -> dict[str, Any]:
         try:
-            return cell.head | self._measure(cell)
+            with at_most(seconds):
+                return self._measure(cell)
+        except TimeUp:
+            return {"why": f"out of time: stopped after {seconds:.0f} s"}
         except Exception as error:  # Triton's own errors are of no other family; the other rows are worth having
-            return cell.head | {"why": _why(error)}
+            return {"why": _why(error)}
         finally:
             release_memory()
 
     def _expected(self, cell: Cell) -> float:
-        """Seconds of a cell, from its like at another K."""
-        steps = WARM + 2 + REPEATS
-        return steps * cell.k * self.took.get((cell.model, cell.engine, cell.precision), 0.0)
+        """Seconds of a cell, from its like at another K; in a precision that is new, from the fastest of the others."""
+        likes = {precision: took for (*kind, precision), took in self.took.items() if kind == [cell.model, cell.engine]}
+        step = cell.k * likes.get(cell.precision, min(likes.values(), default=0.0))
+        return step * (2 if step > SLOW else WARM + 2 + REPEATS)
 
     def _measure(self, cell: Cell) -> dict[str, Any]:
         machine, problem = self.machine, self.problems[cell.model]
@@ -264,7 +328,8 @@ class Bench:
         if machine.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(machine.device)
         took, loop = time_engine(problem, masks, machine.device, cell), self.loop[cell.model] * cell.k
-        self.took[cell.model, cell.engine, cell.precision] = took / cell.k
+        kind = cell.model, cell.engine, cell.precision
+        self.took[kind] = min(self.took.get(kind, math.inf), took / cell.k)
         limit = floor(problem, masks[0], cell.k, machine, engine=cell.engine, precision=cell.precision)
         return limit | {
             "s": took, "loop_s": loop, "ratio_loop": loop / took,
@@ -359,7 +424,7 @@ def search(device: torch.device, k: int, data: str = "fashion-mnist") -> dict[st
 def describe(row: dict[str, Any]) -> str:
     """A line of the table."""
     head = f"{row['model']:14} {row['k']:5} {row['engine']:7} {row['precision']:5}"
-    tail = f"  {row['choice']}" if "choice" in row else ""
+    tail = "".join(f"  {part}" for part in (row.get("choice"), *row.get("said", ())) if part)
     if "s" not in row:
         return f"{head}  {row['why']}{tail}"
     return (

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +95,66 @@ def test_a_benchmark_of_a_gpu_that_runs_out_of_time_keeps_what_it_has_and_says_s
     assert not found["complete"]
     assert [row["why"].split(":")[0] for row in found["rows"]] == ["out of time"] * 2
     assert found["machine"] == {"name": "none"}
+
+
+@pytest.fixture
+def timed(gpu_benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Cells of one model with `took(cell)` in place of training; the loop is taken as known."""
+
+    def bench(took: Callable[[Any], float]) -> Any:
+        monkeypatch.setattr(gpu_benchmark, "time_engine", lambda problem, masks, device, cell: took(cell))
+        machine = gpu_benchmark.Machine(torch.device("cpu"), copy=1e10, peak=dict.fromkeys(("full", "tf32"), 1e11))
+        found = gpu_benchmark.Bench(machine, ["lenet-300-100"], time.monotonic() + 100, 1)
+        found.loop["lenet-300-100"] = 1.0
+        return found
+
+    return bench
+
+
+def test_a_large_cell_of_a_gpu_is_expected_to_take_what_a_full_device_takes(timed: Any, gpu_benchmark: Any) -> None:
+    """One network alone takes a step as long as a hundred together; a precision that is new is at most as slow as the others."""
+    bench = timed(lambda cell: 0.05 + 1e-4 * cell.k)
+    cells = [gpu_benchmark.Cell("lenet-300-100", k, "dense") for k in (256, 1, 4096)]
+    assert [bench(cell)["s"] for cell in cells] == pytest.approx([0.0756, 0.0501, 0.4596])
+    assert "out of time" in bench(gpu_benchmark.Cell("lenet-300-100", 10**6, "dense", "tf32"))["why"]
+
+
+def test_a_cell_that_goes_on_too_long_is_stopped(timed: Any, gpu_benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where an engine would go on in another way after any error."""
+    monkeypatch.setattr(gpu_benchmark, "PATIENCE", 0.1)
+
+    def stubborn(cell: Any) -> float:
+        try:
+            time.sleep(30)
+        except Exception:
+            time.sleep(30)
+        return 1.0
+
+    row = timed(stubborn)(gpu_benchmark.Cell("lenet-300-100", 2, "dense"))
+    assert row["why"] == "out of time: stopped after 0 s"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_what_an_engine_does_without_stands_in_the_row(timed: Any, gpu_benchmark: Any) -> None:
+    """A model that the compiler does not take is timed without it, which the row must say."""
+
+    def refused(cell: Any) -> float:
+        for _ in range(2):
+            logging.getLogger("evoprune").warning("torch.compile does not take this model (%s)", "no compiler")
+        return 1.0
+
+    row = timed(refused)(gpu_benchmark.Cell("lenet-300-100", 2, "dense", label="torch.compile"))
+    assert row["said"] == ["torch.compile does not take this model (no compiler)"]
+    assert gpu_benchmark.describe(row).endswith("  torch.compile  torch.compile does not take this model (no compiler)")
+    assert "said" not in timed(lambda cell: 1.0)(gpu_benchmark.Cell("lenet-300-100", 2, "dense"))
+
+
+def test_a_slow_step_is_timed_once(gpu_benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten of them would be the time of a whole run."""
+    gpu, taken = gpu_benchmark, []
+    steps = ep.Population.train_steps
+    monkeypatch.setattr(ep.Population, "train_steps", lambda self, number: taken.append(number) or steps(self, number))
+    monkeypatch.setattr(gpu, "SLOW", 0)
+    problem = gpu.make_problem("lenet-300-100", 2)
+    assert gpu.time_engine(problem, gpu.masks_of(problem, 1), torch.device("cpu"), gpu.Cell("lenet-300-100", 1, "dense")) > 0
+    assert taken == [1, 1]
