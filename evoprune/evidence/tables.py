@@ -144,13 +144,20 @@ def pivot(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def plus_minus(mean: float, half: float, metric: str, sign: str = "") -> str:
-    """A mean and half of its interval as people read them, accuracies in %; without what is not known."""
+    """A mean and half of its interval as people read them, without what is not known.
+
+    Accuracies are in % with two decimals; of a loss two digits of the half are shown, and as many decimals of the mean.
+    """
     if mean != mean:
         return "–"
-    text = f"{round(mean * 100, 2) + 0.0:{sign}.2f}" if metric == "accuracy" else f"{mean:{sign}.4g}"  # no -0.00
-    if half != half:
-        return text
-    return f"{text} ± {half * 100:.2f}" if metric == "accuracy" else f"{text} ± {half:.2g}"
+    if metric == "accuracy":
+        mean, half, decimals = 100 * mean, 100 * half, 2
+    elif half > 0:
+        decimals = max(0, 1 - math.floor(math.log10(half)))
+    else:
+        return f"{mean:{sign}.4g}" if half != half else f"{mean:{sign}.4g} ± 0"
+    text = f"{round(mean, decimals) + 0.0:{sign}.{decimals}f}"  # no -0.00
+    return text if half != half else f"{text} ± {half:.{decimals}f}"
 
 
 def cost_words(summary: pd.DataFrame, tolerance: float = 0.02) -> str:

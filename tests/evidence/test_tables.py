@@ -10,7 +10,7 @@ import pytest
 
 from evoprune.errors import InputError
 from evoprune.evidence.statistics import mean_interval, paired_difference
-from evoprune.evidence.tables import score_column, summarise
+from evoprune.evidence.tables import plus_minus, score_column, summarise
 from tests.evidence.runs_frame import runs_frame
 
 
@@ -88,3 +88,20 @@ def test_runs_that_cannot_be_compared_are_refused() -> None:
     runs = pd.concat([runs_frame({"random": 0.9}), runs_frame({"random": 0.9}, data="mnist")])
     with pytest.raises(InputError, match="several kinds"):
         summarise(runs)
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "metric", "told"),
+    [
+        (0.8805, 0.0018, "accuracy", "88.05 ± 0.18"),
+        (-0.00001, 0.001, "accuracy", "+0.00 ± 0.10"),
+        (-0.0795123, 0.0053, "mse", "-0.0795 ± 0.0053"),
+        (-0.046882, 0.01004, "mse", "-0.047 ± 0.010"),
+        (0.2, 12.3, "mse", "+0 ± 12"),
+        (0.123456, 0.0, "mse", "+0.1235 ± 0"),
+        (0.123456, math.nan, "mse", "+0.1235"),
+        (math.nan, 0.1, "mse", "–"),
+    ],
+)
+def test_a_mean_has_as_many_decimals_as_its_interval(mean: float, half: float, metric: str, told: str) -> None:
+    assert plus_minus(mean, half, metric, "+" if told[0] in "+-" else "") == told
