@@ -52,7 +52,7 @@ def draw(summary: pd.DataFrame, path: Path) -> Path:
 def _panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
     style(ax, "x")
     known = {str(row["method"]): row for row in rows.to_dict("records")}
-    if any(prunes(method) for method in known):
+    if any(prunes(method) and method != "random" for method in known):
         ax.axvline(0, color=INK, linewidth=0.9)
         for height, method in enumerate(methods):
             _line(ax, height, known.get(method))
