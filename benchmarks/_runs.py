@@ -27,23 +27,28 @@ ONCE = {"target": 2.0}
 
 
 def read(path: Path) -> pd.DataFrame:
-    """The runs of the file, in its order; none where it is not there. A column that it lacks has its value of that time."""
+    """The runs of the file, in its order; none where it is not there. A column that it lacks has its value of that time.
+
+    Of a run that two processes made at the same time the first is taken: all but its wall time is the same.
+    """
     whole = _whole(path)
     if not whole:
         return pd.DataFrame(columns=list(COLUMNS))
     runs = pd.read_csv(io.BytesIO(whole), dtype={"layers": str})
     for name, value in ONCE.items():
         runs[name] = runs[name].fillna(value) if name in runs else value
-    return runs[list(COLUMNS)]
+    return runs[list(COLUMNS)].drop_duplicates(["model", "data", "method", "sparsity", "seed"], ignore_index=True)
 
 
 def mend(path: Path) -> None:
-    """Bring the file into the form that `append` goes on with: whole lines, today's columns."""
+    """Bring the file into the form that `append` goes on with: whole lines, today's columns, no run twice."""
     whole = _whole(path)
     header = whole.split(b"\n", 1)[0].decode()
-    if not path.exists() or (whole == path.read_bytes() and header == ",".join(COLUMNS)):
+    runs = read(path)
+    in_order = header == ",".join(COLUMNS) and whole.count(b"\n") == len(runs) + 1
+    if not path.exists() or (whole == path.read_bytes() and in_order):
         return
-    atomic_write(path, read(path).to_csv(index=False, lineterminator="\n").encode())
+    atomic_write(path, runs.to_csv(index=False, lineterminator="\n").encode())
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

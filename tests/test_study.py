@@ -76,6 +76,14 @@ def test_a_stopped_study_goes_on_and_gives_the_same_rows(study: ModuleType, fold
     pd.testing.assert_frame_equal(work(study, folder).drop(columns="wall_s"), before.drop(columns="wall_s"))
 
 
+def test_a_run_that_two_processes_made_counts_once(study: ModuleType, folder: Path) -> None:
+    path = folder / "runs.csv"
+    before = path.read_bytes()
+    path.write_bytes(before + before[before.rstrip(b"\n").rfind(b"\n") + 1 :])
+    study.mend(path)
+    assert path.read_bytes() == before
+
+
 def test_a_file_without_todays_columns_is_taken_over(study: ModuleType, folder: Path) -> None:
     before, path = study.read(folder / "runs.csv"), folder / "runs.csv"
     before.drop(columns="target").to_csv(path, index=False, lineterminator="\n")
