@@ -82,9 +82,7 @@ def answer(folder: Path) -> str:
     for (model, data, sparsity), own in duels.groupby(["model", "data", "sparsity"], sort=False):
         found = {(row["method"], row["rival"]): row for row in _rows(own)}
         lines.append(f"| `{model}`, {data} | {sparsity:.4g} | {' | '.join(_duel(found.get(pair)) for pair in pairs)} |")
-    lossy = dict.fromkeys(
-        f"`{model}`" for model, metric in zip(duels["model"], duels["metric"], strict=True) if metric != "accuracy"
-    )
+    lossy = [f"`{model}`" for model in duels[duels["metric"] != "accuracy"]["model"].unique()]
     if lossy:
         lines += ["", f"Points of test accuracy; for {', '.join(lossy)} the test loss, where a negative difference is a gain."]
     return "\n".join(lines)
