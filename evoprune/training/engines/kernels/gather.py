@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from evoprune.training.engines.kernels.runtime import address, address64, kernel, move
+from evoprune.training.engines.kernels.vectors import transpose_tile
 
 __all__ = ["TOGETHER", "gather"]
 
 TOGETHER = 16
 """Samples a call, one cache line of float32."""
 
-DATA, INDICES, TARGET, SAMPLES, BLOCK, BLOCK_NUMBERS, CHANNELS, LINES, WIDTH, ORIGIN, CHANNEL, LINE, SIZE = tuple(range(13))
-WORDS = 13
+DATA, INDICES, TARGET, SAMPLES, BLOCK, BLOCK_NUMBERS, CHANNELS, LINES, WIDTH, ORIGIN, CHANNEL, LINE, LANES, SIZE = tuple(
+    range(14)
+)
+WORDS = 14
 
 
 @kernel
@@ -26,12 +29,17 @@ def gather(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     count = min(TOGETHER, args[SAMPLES] - first)
     indices = address64(args[INDICES] + first * 8)
     channels, lines, pixels = args[CHANNELS], args[LINES], args[WIDTH]
-    numbers = channels * lines * pixels
+    numbers, lanes = channels * lines * pixels, args[LANES]
     own = address(kind, args[TARGET] + (first // width * args[BLOCK_NUMBERS] + args[ORIGIN] + first % width) * size)
     for channel in range(channels):
         for line in range(lines):
             source = move(data, (channel * lines + line) * pixels)
             target = move(own, channel * args[CHANNEL] + line * args[LINE])
-            for pixel in range(pixels):
+            whole = pixels // lanes * lanes if count == TOGETHER else 0
+            for pixel in range(0, whole, lanes):
+                for sample in range(0, TOGETHER, lanes):
+                    part = move(target, pixel * width + sample)
+                    transpose_tile(part, width, move(source, pixel), address64(args[INDICES] + (first + sample) * 8), numbers)
+            for pixel in range(whole, pixels):
                 for sample in range(count):
                     target[pixel * width + sample] = source[indices[sample] * numbers + pixel]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from evoprune.training.engines.kernels.runtime import address8, address64, kernel, move, number, pointer, zero
+from evoprune.training.engines.kernels.runtime import address8, address64, kernel, move, number, pointer
+from evoprune.training.engines.kernels.windows import largest_of, spread_to
 
 __all__ = ["largest", "largest_back", "mean", "mean_back"]
 
@@ -20,36 +21,37 @@ STRIDES = 39  # channel and line strides of the four buffers
 WORDS = 47
 
 
+largest_2, largest_any, spread_2, spread_any = largest_of(2), largest_of(0), spread_to(2), spread_to(0)
+
+
 @kernel
 def largest(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """out = largest of the window (the first of equals, NaN above all); the tap it came from is kept."""
     source, target = pointer(args, kind, IN, row, slot, block), pointer(args, kind, OUT, row, slot, block)
-    taps = address8(args[TAPS] + row * args[TAPS + 1] + slot * args[TAPS + 2] + block * args[TAPS + 3])
-    size, tall, wide = args[BLOCK], args[TALL], args[WIDE]
+    taps = args[TAPS] + row * args[TAPS + 1] + slot * args[TAPS + 2] + block * args[TAPS + 3]
+    lines, width, size, tall, wide = args[LINES], args[WIDTH], args[BLOCK], args[TALL], args[WIDE]
+    step_down, step_right, pad_down, pad_right = args[STEP_DOWN], args[STEP_RIGHT], args[PAD_DOWN], args[PAD_RIGHT]
+    in_lines, in_width, in_channel, in_line = args[IN_LINES], args[IN_WIDTH], args[STRIDES], args[STRIDES + 1]
+    out_channel, out_line = args[STRIDES + 2], args[STRIDES + 3]
+    plain = tall == 2 and wide == 2 and pad_down == 0 and pad_right == 0
+    plain = plain and (lines - 1) * step_down + 2 <= in_lines and (width - 1) * step_right + 2 <= in_width
     for channel in range(args[CHANNELS]):
-        for line in range(args[LINES]):
-            for pixel in range(args[WIDTH]):
-                result = move(target, channel * args[STRIDES + 2] + line * args[STRIDES + 3] + pixel * size)
-                from_tap = move(taps, ((channel * args[LINES] + line) * args[WIDTH] + pixel) * size)
-                first = True
-                for i in range(tall):
-                    down = line * args[STEP_DOWN] + i - args[PAD_DOWN]
-                    for j in range(wide):
-                        right = pixel * args[STEP_RIGHT] + j - args[PAD_RIGHT]
-                        if 0 <= down < args[IN_LINES] and 0 <= right < args[IN_WIDTH]:
-                            values = move(source, channel * args[STRIDES] + down * args[STRIDES + 1] + right * size)
-                            tap = i * wide + j
-                            if first:
-                                for sample in range(size):
-                                    result[sample] = values[sample]
-                                    from_tap[sample] = tap
-                            else:
-                                for sample in range(size):
-                                    value, best = values[sample], result[sample]
-                                    take = (value > best) | (value != value)
-                                    result[sample] = value if take else best
-                                    from_tap[sample] = tap if take else from_tap[sample]
-                            first = False
+        for line in range(lines):
+            down = line * step_down - pad_down
+            top, bottom = max(0, -down), min(tall, in_lines - down)
+            data = move(source, channel * in_channel + down * in_line)
+            result = move(target, channel * out_channel + line * out_line)
+            kept = taps + (channel * lines + line) * width * size
+            if plain:
+                largest_2(result, address8(kept), data, width, step_right * size, size, in_line, size, 2, 0, 2, 0, 2)
+            else:
+                for pixel in range(width):
+                    across = pixel * step_right - pad_right
+                    left, right = max(0, -across), min(wide, in_width - across)
+                    largest_any(
+                        move(result, pixel * size), address8(kept + pixel * size), move(data, across * size), 1, 0, size,
+                        in_line, size, wide, top, bottom, left, right,
+                    )  # fmt: skip
 
 
 @kernel
@@ -57,40 +59,41 @@ def largest_back(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     """delta_in = delta_out at the tap that was largest; zero elsewhere, and where out <= 0 if GATED."""
     target, delta = pointer(args, kind, OUT, row, slot, block), pointer(args, kind, DELTA_OUT, row, slot, block)
     result = pointer(args, kind, DELTA_IN, row, slot, block)
-    taps = address8(args[TAPS] + row * args[TAPS + 1] + slot * args[TAPS + 2] + block * args[TAPS + 3])
-    size, tall, wide, gated = args[BLOCK], args[TALL], args[WIDE], args[GATED] != 0
-    nil = zero(kind)
-    tiled = args[ADD] == 0 and tall == args[STEP_DOWN] and wide == args[STEP_RIGHT]
-    tiled = tiled and args[LINES] * tall == args[IN_LINES] and args[WIDTH] * wide == args[IN_WIDTH]
+    taps = args[TAPS] + row * args[TAPS + 1] + slot * args[TAPS + 2] + block * args[TAPS + 3]
+    lines, width, size, tall, wide, gated = args[LINES], args[WIDTH], args[BLOCK], args[TALL], args[WIDE], args[GATED]
+    step_down, step_right, pad_down, pad_right = args[STEP_DOWN], args[STEP_RIGHT], args[PAD_DOWN], args[PAD_RIGHT]
+    in_lines, in_width, in_channel, in_line = args[IN_LINES], args[IN_WIDTH], args[STRIDES + 6], args[STRIDES + 7]
+    out_channel, out_line, delta_channel, delta_line = args[STRIDES + 2], args[STRIDES + 3], args[STRIDES + 4], args[STRIDES + 5]
+    tiled = args[ADD] == 0 and tall == step_down and wide == step_right
+    tiled = tiled and lines * tall == in_lines and width * wide == in_width
+    plain = tall == 2 and wide == 2 and pad_down == 0 and pad_right == 0
+    plain = plain and (lines - 1) * step_down + 2 <= in_lines and (width - 1) * step_right + 2 <= in_width
+    add = 0 if tiled else 1
     for channel in range(args[CHANNELS]):
         if args[ADD] == 0 and not tiled:
-            for line in range(args[IN_LINES]):
-                here = move(result, channel * args[STRIDES + 6] + line * args[STRIDES + 7])
-                for number in range(args[IN_WIDTH] * size):
+            for line in range(in_lines):
+                here = move(result, channel * in_channel + line * in_line)
+                for number in range(in_width * size):
                     here[number] = 0
-        for line in range(args[LINES]):
-            for pixel in range(args[WIDTH]):
-                change = move(delta, channel * args[STRIDES + 4] + line * args[STRIDES + 5] + pixel * size)
-                best = move(target, channel * args[STRIDES + 2] + line * args[STRIDES + 3] + pixel * size)
-                from_tap = move(taps, ((channel * args[LINES] + line) * args[WIDTH] + pixel) * size)
-                for i in range(tall):
-                    down = line * args[STEP_DOWN] + i - args[PAD_DOWN]
-                    for j in range(wide):
-                        right = pixel * args[STEP_RIGHT] + j - args[PAD_RIGHT]
-                        if 0 <= down < args[IN_LINES] and 0 <= right < args[IN_WIDTH]:
-                            here = move(result, channel * args[STRIDES + 6] + down * args[STRIDES + 7] + right * size)
-                            tap = i * wide + j
-                            if tiled and gated:
-                                for sample in range(size):
-                                    kept = (from_tap[sample] == tap) & (not best[sample] <= 0)
-                                    here[sample] = change[sample] if kept else nil
-                            elif tiled:
-                                for sample in range(size):
-                                    here[sample] = change[sample] if from_tap[sample] == tap else nil
-                            else:
-                                for sample in range(size):
-                                    kept = (from_tap[sample] == tap) & ((not gated) | (not best[sample] <= 0))
-                                    here[sample] += change[sample] if kept else nil
+        for line in range(lines):
+            down = line * step_down - pad_down
+            top, bottom = max(0, -down), min(tall, in_lines - down)
+            here = move(result, channel * in_channel + down * in_line)
+            change = move(delta, channel * delta_channel + line * delta_line)
+            best = move(target, channel * out_channel + line * out_line)
+            kept = taps + (channel * lines + line) * width * size
+            if plain:
+                spread_2(
+                    here, address8(kept), change, best, width, step_right * size, size, gated, add, in_line, size, 2, 0, 2, 0, 2,
+                )  # fmt: skip
+            else:
+                for pixel in range(width):
+                    across = pixel * step_right - pad_right
+                    left, right = max(0, -across), min(wide, in_width - across)
+                    spread_any(
+                        move(here, across * size), address8(kept + pixel * size), move(change, pixel * size),
+                        move(best, pixel * size), 1, 0, size, gated, add, in_line, size, wide, top, bottom, left, right,
+                    )  # fmt: skip
 
 
 @kernel

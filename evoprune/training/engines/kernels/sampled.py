@@ -20,7 +20,7 @@ from evoprune.training.engines.kernels.vectors import dot_tile, dots_line, lane_
 __all__ = ["sampled"]
 
 dots_8, dots_4, dots_2, dots_1 = (dot_tile(width) for width in (8, 4, 2, 1))
-line_8, line_4, line_1 = dots_line(8), dots_line(4), dots_line(1)
+line_8, line_7, line_6, line_5, line_4, line_3, line_2, line_1 = (dots_line(together) for together in range(8, 0, -1))
 
 DELTA, IN, WEIGHTS, BIAS, POINTERS, INDICES, FIRST = 0, 4, 8, 9, 10, 11, 12
 ROWS, LINES, RUNS, LENGTH, DELTA_ROW, DELTA_LINE, DELTA_RUN, IN_LINE, IN_RUN, UNIT, LANES, SIZE = tuple(range(13, 25))
@@ -68,17 +68,26 @@ def one_line(
     in_run: Any,
     width: Any,
 ) -> None:
-    """All survivors of a row on one image line, eight at a time."""
+    """All survivors of a row on one image line, eight at a time, and the rest together: alone each would wait for its own sum."""
     at = 0
     while at + 8 <= count:
         line_8(move(sums, at * width), delta, data, move(indices, at), unit, runs, length, delta_run, in_run)
         at += 8
-    if at + 4 <= count:
-        line_4(move(sums, at * width), delta, data, move(indices, at), unit, runs, length, delta_run, in_run)
-        at += 4
-    while at < count:
-        line_1(move(sums, at * width), delta, data, move(indices, at), unit, runs, length, delta_run, in_run)
-        at += 1
+    own, which, rest = move(sums, at * width), move(indices, at), count - at
+    if rest == 7:
+        line_7(own, delta, data, which, unit, runs, length, delta_run, in_run)
+    elif rest == 6:
+        line_6(own, delta, data, which, unit, runs, length, delta_run, in_run)
+    elif rest == 5:
+        line_5(own, delta, data, which, unit, runs, length, delta_run, in_run)
+    elif rest == 4:
+        line_4(own, delta, data, which, unit, runs, length, delta_run, in_run)
+    elif rest == 3:
+        line_3(own, delta, data, which, unit, runs, length, delta_run, in_run)
+    elif rest == 2:
+        line_2(own, delta, data, which, unit, runs, length, delta_run, in_run)
+    elif rest == 1:
+        line_1(own, delta, data, which, unit, runs, length, delta_run, in_run)
 
 
 @kernel

@@ -17,7 +17,7 @@ from numba.core import cgutils
 
 from evoprune.training.engines.kernels.runtime import machine
 
-__all__ = ["VECTORS", "Emitter", "dot_tile", "dots_line", "gather_tile", "lane_sum", "lane_sums", "lanes"]
+__all__ = ["VECTORS", "Emitter", "dot_tile", "dots_line", "gather_tile", "lane_sum", "lane_sums", "lanes", "transpose_tile"]
 
 WORD = ir.IntType(64)
 HALF = ir.IntType(32)
@@ -78,10 +78,7 @@ class Emitter:
         """Sum of the two halves of a vector of `width` lanes."""
         half = width // 2
         undefined = ir.Constant(value.type, ir.Undefined)
-        low, high = (
-            self.builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(HALF, half), list(range(at, at + half))))
-            for at in (0, half)
-        )
+        low, high = (self.shuffle(value, undefined, list(range(at, at + half))) for at in (0, half))
         return self.builder.fadd(low, high)
 
     def total(self, value: Any) -> Any:
@@ -109,8 +106,25 @@ class Emitter:
         for offset in (0, width // 2):
             mask = [start + offset + lane for start in starts for lane in range(width // 2)]
             other = ir.Constant(first.type, ir.Undefined) if second is None else second
-            halves.append(self.builder.shuffle_vector(first, other, ir.Constant(ir.VectorType(HALF, len(mask)), mask)))
+            halves.append(self.shuffle(first, other, mask))
         return self.builder.fadd(*halves)
+
+    def transposed(self, rows: list[Any]) -> list[Any]:
+        """The columns of as many vectors as a vector has lanes: each stage swaps blocks of half the size across the diagonal."""
+        half, lanes = self.lanes // 2, range(self.lanes)
+        while half:
+            low = [lane if not lane & half else lane - half + self.lanes for lane in lanes]
+            high = [lane + half if not lane & half else lane + self.lanes for lane in lanes]
+            for first in lanes:
+                if not first & half:
+                    pair = rows[first], rows[first + half]
+                    rows[first], rows[first + half] = self.shuffle(*pair, low), self.shuffle(*pair, high)
+            half //= 2
+        return rows
+
+    def shuffle(self, first: Any, second: Any, mask: list[int]) -> Any:
+        """Those lanes of the two vectors, one after the other."""
+        return self.builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(HALF, len(mask)), mask))
 
     def index(self, indices: Any, position: Any, unit: Any) -> Any:
         """indices[position] · unit, as 64 bits."""
@@ -254,6 +268,24 @@ def dots_line(together: int) -> Any:
         return types.void(sums, sums, sums, types.CPointer(types.int32), *[words] * 5), codegen
 
     return line
+
+
+@machine
+def transpose_tile(typingctx: Any, target: Any, stride: Any, source: Any, indices: Any, unit: Any) -> Any:
+    """target[i·stride + j] = source[indices[j]·unit + i] for all lanes i and j."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        target, stride, source, indices, unit = values
+        emit = Emitter(builder, source.type.pointee)
+        numbers = [ir.Constant(WORD, lane) for lane in range(emit.lanes)]
+        starts = [builder.mul(builder.load(emit.at(indices, number)), unit) for number in numbers]
+        columns = emit.transposed([emit.load(emit.at(source, start)) for start in starts])
+        for number, column in zip(numbers, columns, strict=True):
+            emit.store(column, emit.at(target, builder.mul(number, stride)))
+        return context.get_dummy_value()
+
+    words = types.int64
+    return types.void(target, words, target, types.CPointer(words), words), codegen
 
 
 @machine

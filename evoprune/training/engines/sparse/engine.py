@@ -18,9 +18,9 @@ from evoprune.training.engines.kernels.border import TENSOR
 from evoprune.training.engines.kernels.runtime import launch
 from evoprune.training.engines.sparse.fused import fuse
 from evoprune.training.engines.sparse.lowering import Network, Trace
+from evoprune.training.engines.sparse.sources import Source
 from evoprune.training.engines.sparse.structure import Sparse
 from evoprune.training.engines.sparse.tables import At, Plan, Tables, Workspace
-from evoprune.training.engines.sparse.values import Layout
 from evoprune.training.parameters import Parameters
 
 __all__ = ["SparseChunk", "SparseEngine"]
@@ -123,36 +123,6 @@ class SparseEngine(Engine):
         self._free[space.plan.key] = free  # the latest last
         while len(self._free) > KEPT_PLANS:
             del self._free[next(iter(self._free))]
-
-
-class Source:
-    """A batch in batch-last form; kept while the same batch goes through chunk after chunk."""
-
-    def __init__(self, plan: Plan, dtype: torch.dtype) -> None:
-        value = plan.network.source
-        self.layout = layout = Layout(*value.image, value.root.pad, plan.block)
-        self.plan, rows = plan, 1 if plan.shared else plan.rows
-        self.buffer = torch.zeros(rows * plan.blocks * layout.numbers, dtype=dtype)
-        size = layout.numbers * self.buffer.element_size()
-        self.at: At = (self.buffer.data_ptr(), 0 if plan.shared else plan.blocks * size, 0, size)
-        self._batch: weakref.ref[Tensor] | None = None
-        self._version = -1
-
-    def fill(self, batch: Tensor) -> None:
-        """Copy `batch` in, unless it is there already."""
-        version = -1 if batch.is_inference() else batch._version
-        if self._batch is not None and self._batch() is batch and self._version == version >= 0:
-            return
-        plan, layout = self.plan, self.layout
-        rows = 1 if plan.shared else len(batch)
-        inner = (layout.channels, layout.height, layout.width)
-        given = batch.detach().reshape(rows, plan.samples, *inner)
-        target = self.buffer.view(-1, plan.blocks, inner[0], inner[1] + 2 * layout.pad, inner[2] + 2 * layout.pad, plan.block)
-        target = target[:rows, :, :, layout.pad : layout.pad + inner[1], layout.pad : layout.pad + inner[2]]
-        for block in range(plan.blocks):
-            part = given[:, block * plan.block : (block + 1) * plan.block]
-            target[:, block, ..., : part.shape[1]] = part.permute(0, 2, 3, 4, 1)
-        self._batch, self._version = weakref.ref(batch), version
 
 
 class SparseChunk(Chunk):

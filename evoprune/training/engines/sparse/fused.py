@@ -13,7 +13,8 @@ from torch import Tensor
 from evoprune.problems.losses import LOSSES, Loss
 from evoprune.training.engines.kernels import update
 from evoprune.training.engines.kernels.runtime import bits, launch
-from evoprune.training.engines.sparse.objectives import OBJECTIVES, Batch, Objective
+from evoprune.training.engines.sparse.objectives import OBJECTIVES, Objective
+from evoprune.training.engines.sparse.sources import Batch
 from evoprune.training.engines.sparse.tables import Call, Plan, Tables, Workspace
 from evoprune.training.engines.sparse.values import Layout
 from evoprune.training.parameters import Parameters

@@ -8,10 +8,11 @@ alone needs memory for one block of the batch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
-from evoprune.training.engines.sparse.operations import Operation, Output
-from evoprune.training.engines.sparse.spatial import Norm, Plus
+from evoprune.training.engines.sparse.operations import Operation, Output, Product
+from evoprune.training.engines.sparse.spatial import Largest, Norm, Plus
 from evoprune.training.engines.sparse.values import Value
 
 __all__ = ["Lifetimes"]
@@ -24,14 +25,18 @@ class Lifetimes:
 
     aliases: values whose gradient lives in the memory of another's. crossing: values whose gradients live in several segments.
     renewed: normalised values that live in one segment forward and its mirror image backward; they are computed anew there.
+    replaced: values that only a max pooling reads, which goes backward without them: under a fused plan their gradient takes
+    their memory, and half as much passes through the cache.
     place: gradients of equal shape and place, and renewed values likewise, are never needed at the same time.
     """
 
     def __init__(self, operations: Sequence[Operation]) -> None:
+        replaced = _replaced(operations)
         self.aliases = _shared_gradients(operations)
         self._read, self._written = _segments(operations)
         gradients, self.crossing = self._gradients(operations)
         values, self.renewed = self._renewed(operations)
+        self.replaced = replaced - self.crossing
         self.gradient_place = _places(gradients, lambda value: (value.image, value.delta_pad, value in self.crossing))
         self.value_place = _places(values, lambda value: (value.image, value.pad))
 
@@ -90,6 +95,17 @@ def _places(spans: dict[Value, Span], kind: Callable[[Value], Hashable]) -> dict
         own[place : place + 1] = [last]
         places[value] = kind(value), place
     return places
+
+
+def _replaced(operations: Sequence[Operation]) -> set[Value]:
+    """See `Lifetimes`; both get the same borders."""
+    readers = Counter(x.root for operation in operations for x in operation.inputs)
+    written = {operation.output for operation in operations if isinstance(operation, Product)}
+    read = {operation.inputs[0] for operation in operations if isinstance(operation, Largest)}
+    found = {value for value in written & read if value.root is value and readers[value] == 1}
+    for value in found:
+        value.pad = value.delta_pad = max(value.pad, value.delta_pad)
+    return found
 
 
 def _shared_gradients(operations: Sequence[Operation]) -> dict[Value, Value]:

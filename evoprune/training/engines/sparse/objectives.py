@@ -1,4 +1,4 @@
-"""What a fused step asks of the data: the batch in batch-last form, and losses that have a kernel."""
+"""What a fused step asks of the data: losses that have a kernel."""
 
 from __future__ import annotations
 
@@ -10,42 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evoprune.training.engines.kernels import gather, loss
-from evoprune.training.engines.kernels.runtime import Program, address_of, bits, kernel, launch
+from evoprune.training.engines.kernels import loss
+from evoprune.training.engines.kernels.runtime import bits, kernel
+from evoprune.training.engines.sparse.sources import Batch
 from evoprune.training.engines.sparse.values import Layout
 
 if TYPE_CHECKING:
     from evoprune.training.engines.sparse.lowering import Network
     from evoprune.training.engines.sparse.tables import At, Call, Plan, Tables
 
-__all__ = ["OBJECTIVES", "Batch", "Objective"]
-
-
-class Batch:
-    """Samples of `data` `(n, …)` in batch-last form, chosen anew at each step.
-
-    layout: how one block lies in `buffer`. at: where, in the form of `Tables`.
-    """
-
-    def __init__(self, data: Tensor, layout: Layout, plan: Plan) -> None:
-        self.data, self.layout = data.contiguous(), layout
-        self.buffer = torch.zeros(plan.blocks * layout.numbers, dtype=data.dtype)
-        size = self.buffer.element_size()
-        self.at: At = (self.buffer.data_ptr(), 0, 0, layout.numbers * size)
-        args = np.zeros(gather.WORDS, dtype=np.int64)
-        args[gather.DATA], args[gather.TARGET] = self.data.data_ptr(), self.buffer.data_ptr()
-        args[gather.SAMPLES], args[gather.BLOCK], args[gather.BLOCK_NUMBERS] = plan.samples, layout.block, layout.numbers
-        args[gather.CHANNELS], args[gather.LINES], args[gather.WIDTH] = layout.channels, layout.height, layout.width
-        args[gather.ORIGIN], args[gather.CHANNEL], args[gather.LINE], args[gather.SIZE] = (
-            layout.origin, layout.channel, layout.line, size,
-        )  # fmt: skip
-        self._args = args
-        self._program = Program([[(address_of(gather.gather, data.dtype), args)]], -(-plan.samples // gather.TOGETHER), 1)
-
-    def take(self, indices: Tensor, threads: int) -> None:
-        """Copy the samples at positions `indices`, int64 and contiguous."""
-        self._args[gather.INDICES] = indices.data_ptr()
-        launch(self._program, threads)
+__all__ = ["OBJECTIVES", "Objective"]
 
 
 class Objective(ABC):

@@ -66,6 +66,8 @@ class Product(Operation):
     def prepare(self) -> None:
         x, y = self.inputs[0], self.output
         x.root.pad = max(x.root.pad, *self.padding)
+        if not x.root.needs:
+            return
         for size, out, window, step, around in zip(x.image[1:], y.image[1:], self.kernel, self.stride, self.padding, strict=True):
             for phase in range(step):
                 last = (size - 1 - phase) // step

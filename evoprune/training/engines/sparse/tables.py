@@ -27,11 +27,8 @@ Objective = Callable[["Tables"], Call]
 BLOCK = 128
 """Samples a block of the batch: what one survivor touches at a time."""
 
-BLOCK_IMAGES = 32
-"""The same where layers work on images: the lines of all channels that a window meets must fit into the cache."""
-
-BLOCK_NORMED = 16
-"""The same with statistics of the batch: what a layer reads and writes of one block should still be there for the next one."""
+BLOCK_IMAGES = 16
+"""The same where layers work on images: what a layer reads and writes of one block should still be there for the next one."""
 
 
 class Plan:
@@ -47,9 +44,7 @@ class Plan:
         self.network, self.rows, self.samples = network, rows, samples
         self.shared, self.threads, self.keep, self.fused = shared, threads, keep, fused
         whole = -(-samples // 16) * 16
-        images = BLOCK_NORMED if network.whole_batch else BLOCK_IMAGES
-        block = images if network.images else BLOCK
-        self.block = min(whole, block)
+        self.block = min(whole, BLOCK_IMAGES if network.images else BLOCK)
         self.blocks = -(-samples // self.block)
         self.key = (id(network), rows, samples, shared, threads, keep, fused)
 
@@ -193,6 +188,8 @@ class Tables:
         """The same for its gradient, of which every thread holds one at a time: of a block, or of all where a barrier asks."""
         layout, lifetimes = self.delta_layout(value), self.plan.network.lifetimes
         root = lifetimes.gradient_of(value)
+        if self.plan.fused and root in lifetimes.replaced:
+            return self.at(value, offset=offset, inside=inside)
         key, a_block = ("delta", lifetimes.gradient_place[root]), root in lifetimes.crossing
         base = self.space.buffer(key, layout.numbers, a_row=False, a_block=a_block)
         return base[0] + (layout.origin if inside else offset) * self.size, *base[1:]
