@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evoprune.evidence.statistics import ROUNDING, Interval, holm, seeds_needed
+from evoprune.evidence.statistics import ROUNDING, Interval, holm, holm_levels, seeds_needed
 
 __all__ = [
     "ALPHA",
@@ -56,30 +56,47 @@ def said(interval: Interval, p: float | None = None) -> str:
     return BETTER if interval.mean > 0 else WORSE
 
 
-def need(interval: Interval, difference: float = DIFFERENCE) -> int | None:
-    """About how many seeds would show a difference of that size, judged by the spread seen; None when it cannot be told."""
+def need(interval: Interval, difference: float = DIFFERENCE, *, alpha: float = ALPHA) -> int | None:
+    """About how many seeds would show a difference of that size, judged by the spread seen; None when it cannot be told.
+
+    alpha: what its p-value must stay below.
+    """
     spread = interval.n > 1 and interval.sd > difference * ROUNDING
-    return seeds_needed(interval.sd, difference, power=POWER) if spread else None
+    return seeds_needed(interval.sd, difference, power=POWER, level=1 - alpha) if spread else None
 
 
-def wording(interval: Interval, p: float | None = None, *, difference: float = DIFFERENCE, accuracy: bool = True) -> str:
-    """For a table: `better`, `worse`, or `no difference shown (5 seeds; need about 18 for 0.2 points)`."""
+def wording(
+    interval: Interval,
+    p: float | None = None,
+    *,
+    difference: float = DIFFERENCE,
+    accuracy: bool = True,
+    alpha: float = ALPHA,
+) -> str:
+    """For a table: `better`, `worse`, or `no difference shown (5 seeds; need about 18 for 0.2 points)`.
+
+    Where there are as many seeds as that, it ends in `, enough for 0.2 points`: a difference of that size would have been shown
+    in four of five repetitions. p: as of `said`. alpha: what the interval's own p-value had to stay below.
+    """
     word = said(interval, p)
     if word != NOTHING:
         return word
     if not interval.n:
         return "not compared (no common seed)"
     count = f"{interval.n} seed{'s' if interval.n > 1 else ''}"
-    wanted, size = need(interval, difference), f"{difference * 100:.3g} points" if accuracy else f"{difference:.2g}"
+    wanted = need(interval, difference, alpha=alpha)
+    size = f"{difference * 100:.3g} points" if accuracy else f"{difference:.2g}"
+    if wanted is not None and wanted <= interval.n:
+        return f"{word} ({count}, enough for {size})"
     return f"{word} ({count}; need {'several' if wanted is None else f'about {wanted:,}'} for {size})"
 
 
 def table(intervals: Sequence[Interval], *, difference: float = DIFFERENCE, accuracy: bool = True) -> list[tuple[float, str]]:
     """Holm's p and the words for differences that are judged together."""
-    corrected = holm([interval.p for interval in intervals])
+    own = [interval.p for interval in intervals]
     return [
-        (p, wording(interval, p, difference=difference, accuracy=accuracy))
-        for interval, p in zip(intervals, corrected, strict=True)
+        (p, wording(interval, p, difference=difference, accuracy=accuracy, alpha=alpha))
+        for interval, p, alpha in zip(intervals, holm(own), holm_levels(own, ALPHA), strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from evoprune.errors import InputError
-from evoprune.evidence.statistics import Interval, early_to_final, holm, paired_difference, seeds_needed
+from evoprune.evidence.statistics import Interval, early_to_final, holm, holm_levels, paired_difference, seeds_needed
 from evoprune.evidence.verdict import LAYERS, RANDOM, SEEDS, WEIGHTS, WIRING, judge, need, said, table, wording
 
 SIMULATIONS = 4000
@@ -80,6 +80,7 @@ def test_holm_is_the_known_correction() -> None:
     assert holm([0.01, 0.04, math.nan, 0.03]) == pytest.approx([0.03, 0.06, math.nan, 0.06], nan_ok=True)
     assert holm([0.9, 0.8]) == [1, 1]
     assert holm([]) == []
+    assert holm_levels([0.01, 0.04, math.nan, 0.03], 0.06) == pytest.approx([0.02, 0.06, 0.06, 0.03])
     p = np.random.default_rng(1).uniform(size=20) ** 3
     corrected = np.array(holm(p))
     assert (corrected >= p).all()
@@ -102,7 +103,8 @@ def test_the_wording_follows_the_interval() -> None:
     assert wording(interval(0.01)) == "better"
     assert wording(interval(-0.01)) == "worse"
     assert wording(interval(0.0001, sd=0.00283)) == "no difference shown (5 seeds; need about 18 for 0.2 points)"
-    assert wording(interval(0.0001, sd=0.00283), difference=0.005) == "no difference shown (5 seeds; need about 5 for 0.5 points)"
+    assert wording(interval(0.0001, sd=0.00283), difference=0.005) == "no difference shown (5 seeds, enough for 0.5 points)"
+    assert wording(interval(0.0001, sd=0.00283), alpha=0.005) == "no difference shown (5 seeds; need about 31 for 0.2 points)"
     assert wording(interval(0.01, n=1)) == "no difference shown (1 seed; need several for 0.2 points)"
     assert wording(Interval(math.nan, math.nan, math.nan, 0, math.nan, 0.95)) == "not compared (no common seed)"
     assert "for 0.05)" in wording(interval(0.0001), difference=0.05, accuracy=False)
@@ -113,6 +115,13 @@ def test_a_table_is_corrected_for_its_length() -> None:
     assert 0.025 < near.p < 0.05
     assert [word for _, word in table([near])] == ["better"]
     assert all(word.startswith("no difference shown") for _, word in table([near, interval(0.0, sd=0.0007)]))
+
+
+def test_the_seeds_needed_in_a_table_are_those_of_its_correction() -> None:
+    two, without = [interval(mean, sd=0.0012, n=6) for mean in (0.0001, 0.0002)], "no difference shown (6 seeds"
+    assert [word for _, word in table(two)] == [f"{without}, enough for 0.2 points)", f"{without}; need about 7 for 0.2 points)"]
+    many = [word for _, word in table([interval(0.0, sd=0.0012, n=6)] * 13)]
+    assert many[0] == "no difference shown (6 seeds; need about 10 for 0.2 points)"
 
 
 def gains(
