@@ -35,7 +35,7 @@ class DropConnect:
 
     @contextmanager
     def at(self, step: int) -> Iterator[None]:
-        """The block computes gradients with the weights that step `step` keeps."""
+        """The block computes gradients with the weights that step `step` keeps; all are there again whatever happens in it."""
         if not self.rate:
             yield
             return
@@ -46,11 +46,14 @@ class DropConnect:
             kept[name] = dense[self._weights[name]].to(value.dtype)
             before[name] = value.detach().clone()
             value.detach().mul_(kept[name]).div_(1 - self.rate)
-        yield
+        try:
+            yield
+        finally:
+            for name, value in self.parameters.survivors.items():
+                value.detach().copy_(before[name])
         for name, value in self.parameters.survivors.items():
             assert value.grad is not None
             value.grad.mul_(kept[name]).mul_(1 - self.rate)
-            value.detach().copy_(before[name])
 
 
 def _send(value: Tensor, device: torch.device) -> Tensor:

@@ -77,3 +77,19 @@ def test_about_the_asked_share_is_dropped_and_others_every_step() -> None:
 def test_a_rate_outside_zero_to_one_is_refused(rate: object) -> None:
     with pytest.raises(InputError, match="drop_rate"):
         Population(mlp(), [Mask.full(mlp().space)], horizon=1, drop_rate=rate)
+
+
+def test_an_interrupted_step_leaves_no_weight_dropped() -> None:
+    generation = Population(mlp(), random_masks(mlp().space, 2, sparsity=0.5), horizon=1, drop_rate=0.5, batch_size=20)
+    before = generation.parameters.row(0)
+    dropped: dict[str, torch.Tensor] = {}
+
+    def interrupted() -> None:
+        with generation._dropped.at(0):
+            dropped.update(generation.parameters.row(0))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert any(not torch.equal(dropped[name], value) for name, value in before.items())
+    assert all(torch.equal(generation.parameters.row(0)[name], value) for name, value in before.items())
