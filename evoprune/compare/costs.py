@@ -25,19 +25,27 @@ Price = Callable[[Sequence[Cell]], Iterable[tuple[Cell, float | None]]]
 
 
 class Costs:
-    """What one seed costs, by the kind of cell and by epochs; None where the method refuses so few. Kept in a file."""
+    """What one seed costs, by the kind of cell and by epochs; None where the method refuses so few. Kept in a file, to which
+    other processes may add."""
 
     def __init__(self, folder: Path, price: Price) -> None:
         self.path, self.price = folder / COSTS, price
         self.known: dict[str, dict[str, float | None]] = {}
+        self._take()
+
+    def _take(self) -> None:
+        """Know what the file says too."""
         if self.path.is_file():
-            self.known = dict(read_json(self.path, lost="what methods cost"))
+            for kind, costs in read_json(self.path, lost="what methods cost").items():
+                self.known[kind] = {**costs, **self.known.get(kind, {})}
 
     def find(self, cells: Sequence[Cell]) -> None:
         """Train the cells whose cost is not known yet, and write it down as they finish."""
+        self._take()
         missing = [cell for cell in cells if str(cell.options["epochs"]) not in self.known.get(cell.kind, {})]
         for cell, cost in self.price(missing):
             self.known.setdefault(cell.kind, {})[str(cell.options["epochs"])] = cost
+            self._take()
             write_json(self.path, self.known)
 
     def of(self, cell: Cell) -> float | None:
