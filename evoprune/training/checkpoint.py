@@ -51,7 +51,7 @@ def state(population: Population) -> dict[str, Any]:
 def restore(population: Population, saved: Mapping[str, Any]) -> Population:
     """Put a saved state into a population made with the same problem and options. Raises `InputError` for another one."""
     tensors, values = saved["tensors"], saved["values"]
-    if values["engine"] != population.engine.name:
+    if values["engine"] != population.engine.name and population.training.engine != "auto":
         raise InputError(
             f"the state was saved by engine {values['engine']!r}, this population runs {population.engine.name!r}: set engine="
         )
@@ -82,6 +82,8 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
     population._loss = tensors["loss"].to(population.device, copy=True)
     population.ledger = type(population.ledger)(**values["ledger"])
     population.trace.restore(values["trace"], parameters)
+    if values["engine"] != population.engine.name:
+        population.take_engine(values["engine"], parameters)
     population._adopt(parameters)
     return population
 

@@ -21,7 +21,7 @@ from evoprune.problems.problem import Problem
 from evoprune.training.batches import Batches
 from evoprune.training.denormals import EVERY, zero_tiny
 from evoprune.training.dropconnect import DropConnect
-from evoprune.training.engines import Chunk, FusedStep, make_engine
+from evoprune.training.engines import Chunk, Engine, FusedStep, make_engine, sparse_suits
 from evoprune.training.evaluation import evaluate
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
@@ -94,21 +94,13 @@ class Population:
             dtype=self.dtype,
         )
         DropConnect.scale_initial(parameters, self.training.drop_rate)
-        self.engine = make_engine(
-            self.training.engine,
-            model,
-            parameters,
-            self.batches.sample(),
-            batch_size=self.batches.size,
-            dtype=self.dtype,
-            precision=self.training.precision,
-            compile=self.training.compile,
-        )
+        self.engine = self._make_engine(self.training.engine, model, parameters)
         self.trace = Trace(problem, parameters)
         self.ledger = Ledger(device=self.device.type, engine=self.engine.name, configurations=len(masks))
         self.steps = 0
         self._loss = torch.zeros(len(masks), dtype=torch.float64, device=self.device)  # sum over the steps of the running epoch
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
+        self._chosen = False
         self._fused_step: FusedStep | None = None
         self._fused_for: torch.optim.Optimizer | None = None
         self._chunks: list[Chunk] = []
@@ -280,7 +272,6 @@ class Population:
 
     def _cut_again(self) -> None:
         """Smaller chunks, when nothing holds what the failed attempt allocated; a recording would hold all that a step needs."""
-        self._fused_step = self._fused_for = None
         self._let_go()
         release_memory()
         self._cut()
@@ -460,14 +451,40 @@ class Population:
         self.trace.move(parameters, relayout, rows, branch=branch)
         self.optimizer = _transplant(self.optimizer, self.training, self.parameters, parameters, relayout)
         self._loss = self._loss[list(rows)]
+        self._choose(parameters)
         self._adopt(parameters)
         return self
+
+    def _make_engine(self, name: str, model: torch.nn.Module, parameters: Parameters) -> Engine:
+        return make_engine(
+            name,
+            model,
+            parameters,
+            self.batches.sample(),
+            batch_size=self.batches.size,
+            dtype=self.dtype,
+            precision=self.training.precision,
+            compile=self.training.compile,
+        )
+
+    def take_engine(self, name: str, parameters: Parameters) -> None:
+        """Go on in another engine, by the name of `Training.engine`."""
+        self._let_go()
+        self.engine = self._make_engine(name, self.problem.module().to(self.device, self.dtype), parameters)
+
+    def _choose(self, parameters: Parameters) -> None:
+        """`auto` begins with the dense engine where there is little sparsity, and leaves it once for what pruning made faster."""
+        if self.training.engine != "auto" or self.engine.name != "dense" or self._chosen:
+            return
+        if sparse_suits(parameters.space, parameters.masks, self.device):
+            self._chosen = True  # where the sparse engine cannot run the model it never can
+            self.take_engine("auto", parameters)
+            self.ledger += Ledger(engine=self.engine.name)
 
     def _adopt(self, parameters: Parameters) -> None:
         self.parameters = parameters
         self._dropout_seed = seeds.derive(self.seed, "dropout") >> 1
         self._dropped = DropConnect(parameters, self.training.drop_rate, self.seed)
-        self._fused_step = self._fused_for = None
         self._cut()
 
     def _cut(self) -> None:
@@ -480,6 +497,7 @@ class Population:
     def _let_go(self) -> None:
         """The old chunks' memory, and that of the recording, is free before there are new ones."""
         self._chunks, self._recorded = [], None
+        self._fused_step = self._fused_for = None
 
     # ---- keeping ------------------------------------------------------------------------------------------------
 
@@ -512,7 +530,7 @@ class Population:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Population:
         """A population that goes on by itself from here; the problem, which never changes, is shared."""
-        options = {**self.training.as_dict(), "engine": self.engine.name}
+        options = self.training.as_dict()
         twin = Population(self.problem, self.masks, horizon=self.horizon, seed=self.seed, **options).restore(self.state())
         twin.trace.sums = {name: {layer: own.clone() for layer, own in sums.items()} for name, sums in self.trace.sums.items()}
         return twin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evoprune.errors import UnknownName, UnsupportedLayer
+from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_masks
 from evoprune.problems.problem import Problem
 from evoprune.training.engines.choice import SPARSE_FROM
@@ -140,10 +142,38 @@ def test_auto_goes_by_what_was_measured() -> None:
     for kind, rule in SPARSE_FROM["cpu"].items():
         assert max(value for name, value in measured.items() if kinds[name] == kind) <= rule
     one = {}
-    for sparsity in (0.0, 0.4, 0.5):
+    for sparsity in (0.0, 0.25, 0.3):
         for problem in (mlp(), images("lenet5")):
             masks = random_masks(problem.space, 1, sparsity=sparsity)
             engine = Population(problem, masks, horizon=1, device="cpu").engine.name
             one[problem.model_name, sparsity] = engine
-    assert [one["lenet5", sparsity] for sparsity in (0.0, 0.4, 0.5)] == ["dense", "dense", "sparse"]
+    assert [one["lenet5", sparsity] for sparsity in (0.0, 0.25, 0.3)] == ["dense", "dense", "sparse"]
     assert {engine for (name, _), engine in one.items() if name != "lenet5"} == {"sparse"}
+
+
+def test_auto_goes_on_sparse_once_pruning_made_that_faster() -> None:
+    problem = images("lenet5")
+    full, half, other = Mask.full(problem.space), *random_masks(problem.space, 2, sparsity=0.5)
+    few = half & other
+    generation = Population(problem, [full], horizon=4, batch_size=20, dtype="float64", device="cpu").train(1)
+    assert (generation.engine.name, generation.ledger.engine) == ("dense", "dense")
+    generation.prune([half]).train(1)
+    assert (generation.engine.name, generation.ledger.engine) == ("sparse", "dense+sparse")
+    twin = Population(problem, [full], horizon=4, batch_size=20, dtype="float64", device="cpu").restore(generation.state())
+    copied = copy.deepcopy(generation)
+    alone = Population(problem, [full], horizon=4, batch_size=20, dtype="float64", engine="loop").train(1).prune([half]).train(1)
+    for one in (generation, twin, copied, alone):
+        one.prune([few]).train(1).grow([full]).train(1)  # dense again: it stays where it is
+    for again, tolerance in ((twin, 0.0), (copied, 0.0), (alone, 1e-8)):
+        assert again.engine.name == ("loop" if again is alone else "sparse")
+        for name, value in generation.parameters.leaves().items():
+            torch.testing.assert_close(again.parameters.leaves()[name], value, rtol=tolerance, atol=tolerance)
+
+
+def test_auto_asks_only_once_for_what_cannot_run(caplog: pytest.LogCaptureFixture) -> None:
+    problem = own(lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.PReLU(), nn.Flatten(), nn.Linear(64, 3)), (2, 6, 6))
+    generation = Population(problem, [Mask.full(problem.space)], horizon=3, device="cpu")
+    for sparsity in (0.5, 0.6, 0.7):
+        generation.grow(random_masks(problem.space, 1, sparsity=sparsity)).train(1)
+    assert generation.engine.name == "dense"
+    assert sum("not sparse" in message for message in caplog.messages) == 1

@@ -1,4 +1,4 @@
-"""Which engine runs: the asked one, or `auto`: decided once from device, model and sparsity, never from K or a timing."""
+"""Which engine runs: the asked one, or `auto`: decided from device, model and sparsity, never from K or a timing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import ENGINES, Engine
 from evoprune.training.parameters import Parameters
 
-__all__ = ["make_engine"]
+__all__ = ["make_engine", "sparse_suits"]
 
 log = logging.getLogger("evoprune")
 
-SPARSE_FROM: dict[str, dict[str, float]] = {"cpu": {"linear": 0.0, "convolutional": 0.5}}
+SPARSE_FROM: dict[str, dict[str, float]] = {"cpu": {"linear": 0.0, "convolutional": 0.3}}
 """By device type: sparsity from which `auto` takes the sparse engine, for models whose prunable layers are all Linear, and for
 others: where `benchmarks/engine_choice.py` measures it to be faster than the dense one. Nothing is known of a GPU yet."""
 
@@ -69,10 +69,14 @@ def make_engine(
 
 
 def _candidates(space: MaskSpace, masks: tuple[Mask, ...], device: torch.device) -> list[str]:
+    return ["sparse", "dense", "loop"] if sparse_suits(space, masks, device) else ["dense", "loop"]
+
+
+def sparse_suits(space: MaskSpace, masks: tuple[Mask, ...], device: torch.device) -> bool:
+    """Whether `auto` takes the sparse engine for these masks, if it can run the model."""
     kind = "linear" if all(len(shape) == 2 for shape in space.shapes) else "convolutional"
     least = SPARSE_FROM.get(device.type, {}).get(kind)
-    suits = "sparse" in ENGINES and least is not None and min(mask.sparsity for mask in masks) >= least
-    return ["sparse", "dense", "loop"] if suits else ["dense", "loop"]
+    return "sparse" in ENGINES and least is not None and min(mask.sparsity for mask in masks) >= least
 
 
 def _probe(engine: Engine, parameters: Parameters, sample: torch.Tensor) -> None:
