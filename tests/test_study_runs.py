@@ -29,7 +29,7 @@ def test_the_runs_that_are_published_are_of_the_plan(monkeypatch: pytest.MonkeyP
     assert not runs["test_score"].isna().any()
 
 
-def test_costs_that_two_processes_find_are_all_kept(tmp_path: Path) -> None:
+def test_costs_that_another_process_finds_meanwhile_are_kept_and_used(tmp_path: Path) -> None:
     def price(cells: Sequence[Cell]) -> Iterator[tuple[Cell, float | None]]:
         for cell in cells:
             asked.append(cell.name)

@@ -26,7 +26,7 @@ Price = Callable[[Sequence[Cell]], Iterable[tuple[Cell, float | None]]]
 
 class Costs:
     """What one seed costs, by the kind of cell and by epochs; None where the method refuses so few. Kept in a file, to which
-    other processes may add."""
+    other processes may add; two that write at the same moment may find a cost twice."""
 
     def __init__(self, folder: Path, price: Price) -> None:
         self.path, self.price = folder / COSTS, price

@@ -15,7 +15,7 @@ from evoprune.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Interval", "early_to_final", "holm", "holm_levels", "mean_interval", "paired_difference", "seeds_needed"]
+__all__ = ["Interval", "early_to_final", "holm", "mean_interval", "paired_difference", "seeds_needed"]
 
 Floats = npt.NDArray[np.float64]
 ROUNDING = 1e-9
@@ -110,28 +110,13 @@ def holm(p: Iterable[float]) -> list[float]:
 
     The chance that any true "no difference" falls below a level is at most that level.
     """
-    given, order = _ranked(p)
-    corrected = given.copy()
-    corrected[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * np.arange(len(order), 0, -1)))
-    return [float(value) for value in corrected]
-
-
-def holm_levels(p: Iterable[float], alpha: float) -> list[float]:
-    """What each p-value must stay below, uncorrected: alpha / m for the smallest of m, alpha / (m - 1) for the next, …
-
-    NaN (nothing tested) has alpha itself, and does not count.
-    """
-    given, order = _ranked(p)
-    levels = np.full(len(given), alpha)
-    levels[order] = alpha / np.arange(len(order), 0, -1)
-    return [float(value) for value in levels]
-
-
-def _ranked(p: Iterable[float]) -> tuple[Floats, npt.NDArray[np.intp]]:
-    """The values, and where those that are not NaN stand, the smallest first."""
     given = _floats(p)
     tested = np.flatnonzero(~np.isnan(given))
-    return given, tested[np.argsort(given[tested], kind="stable")]
+    order = tested[np.argsort(given[tested], kind="stable")]
+    factors = np.arange(len(order), 0, -1)
+    corrected = given.copy()
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(given[order] * factors))
+    return [float(value) for value in corrected]
 
 
 def seeds_needed(sd: float, difference: float, *, power: float = 0.8, level: float = 0.95) -> int | None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evoprune.evidence.statistics import ROUNDING, Interval, holm, holm_levels, seeds_needed
+from evoprune.evidence.statistics import ROUNDING, Interval, holm, seeds_needed
 
 __all__ = [
     "ALPHA",
@@ -93,10 +93,12 @@ def wording(
 
 def table(intervals: Sequence[Interval], *, difference: float = DIFFERENCE, accuracy: bool = True) -> list[tuple[float, str]]:
     """Holm's p and the words for differences that are judged together."""
-    own = [interval.p for interval in intervals]
+    corrected = holm([interval.p for interval in intervals])
+    open_ = sum(p >= ALPHA for p in corrected)  # where Holm's procedure stopped, the next p had to stay below this share of it
+    alpha = ALPHA / max(1, open_)
     return [
         (p, wording(interval, p, difference=difference, accuracy=accuracy, alpha=alpha))
-        for interval, p, alpha in zip(intervals, holm(own), holm_levels(own, ALPHA), strict=True)
+        for interval, p in zip(intervals, corrected, strict=True)
     ]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evoprune.errors import InputError
+from evoprune.errors import InputError, UnsupportedLayer
 from evoprune.masks.mask import Mask
 from evoprune.training.parameters import Parameters
 
@@ -51,10 +51,15 @@ def state(population: Population) -> dict[str, Any]:
 def restore(population: Population, saved: Mapping[str, Any]) -> Population:
     """Put a saved state into a population made with the same problem and options. Raises `InputError` for another one."""
     tensors, values = saved["tensors"], saved["values"]
-    if values["engine"] != population.engine.name and population.training.engine != "auto":
-        raise InputError(
-            f"the state was saved by engine {values['engine']!r}, this population runs {population.engine.name!r}: set engine="
-        )
+    engine = population.engine
+    if values["engine"] != engine.name:
+        refusal = f"the state was saved by engine {values['engine']!r}, this population runs {engine.name!r}: set engine="
+        if population.training.engine != "auto":
+            raise InputError(refusal)
+        try:
+            engine = population._another_engine(values["engine"], population.parameters)
+        except UnsupportedLayer as error:
+            raise InputError(f"{refusal} ({error})") from error
 
     def group(kind: str, names: Iterable[str]) -> dict[str, Tensor]:
         return {name: tensors[f"{kind}/{name}"].to(population.device, copy=True) for name in names}
@@ -82,8 +87,7 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
     population._loss = tensors["loss"].to(population.device, copy=True)
     population.ledger = type(population.ledger)(**values["ledger"])
     population.trace.restore(values["trace"], parameters)
-    if values["engine"] != population.engine.name:
-        population.take_engine(values["engine"], parameters)
+    population.engine = engine
     population._adopt(parameters)
     return population
 

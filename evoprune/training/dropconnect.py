@@ -41,16 +41,16 @@ class DropConnect:
             return
         rng = seeds.torch_generator(self.seed, "dropconnect", step)
         space, kept, before = self.parameters.space, {}, {}
-        for name, value in self.parameters.survivors.items():
-            dense = _send(torch.rand(space.sizes[space.index[name]], generator=rng) >= self.rate, value.device)
-            kept[name] = dense[self._weights[name]].to(value.dtype)
-            before[name] = value.detach().clone()
-            value.detach().mul_(kept[name]).div_(1 - self.rate)
         try:
+            for name, value in self.parameters.survivors.items():
+                dense = _send(torch.rand(space.sizes[space.index[name]], generator=rng) >= self.rate, value.device)
+                kept[name] = dense[self._weights[name]].to(value.dtype)
+                before[name] = value.detach().clone()
+                value.detach().mul_(kept[name]).div_(1 - self.rate)
             yield
         finally:
-            for name, value in self.parameters.survivors.items():
-                value.detach().copy_(before[name])
+            for name, saved in before.items():
+                self.parameters.survivors[name].detach().copy_(saved)
         for name, value in self.parameters.survivors.items():
             assert value.grad is not None
             value.grad.mul_(kept[name]).mul_(1 - self.rate)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evoprune import seeds
-from evoprune.errors import InputError, MaskMismatch, TrainingFailed
+from evoprune.errors import InputError, MaskMismatch, TrainingFailed, UnsupportedLayer
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
 from evoprune.training.batches import Batches
@@ -100,7 +100,7 @@ class Population:
         self.steps = 0
         self._loss = torch.zeros(len(masks), dtype=torch.float64, device=self.device)  # sum over the steps of the running epoch
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
-        self._chosen = False
+        self._asked_sparse = sparse_suits(parameters.space, parameters.masks, self.device)
         self._fused_step: FusedStep | None = None
         self._fused_for: torch.optim.Optimizer | None = None
         self._chunks: list[Chunk] = []
@@ -467,19 +467,23 @@ class Population:
             compile=self.training.compile,
         )
 
-    def take_engine(self, name: str, parameters: Parameters) -> None:
-        """Go on in another engine, by the name of `Training.engine`."""
-        self._let_go()
-        self.engine = self._make_engine(name, self.problem.module().to(self.device, self.dtype), parameters)
+    def _another_engine(self, name: str, parameters: Parameters) -> Engine:
+        return self._make_engine(name, self.problem.module().to(self.device, self.dtype), parameters)
 
     def _choose(self, parameters: Parameters) -> None:
-        """`auto` begins with the dense engine where there is little sparsity, and leaves it once for what pruning made faster."""
-        if self.training.engine != "auto" or self.engine.name != "dense" or self._chosen:
+        """`auto` begins with the dense engine where there is little sparsity, and leaves it for the sparse one, once, when the
+        networks that are left are so sparse that it is faster."""
+        if self.training.engine != "auto" or self.engine.name != "dense" or self._asked_sparse:
             return
         if sparse_suits(parameters.space, parameters.masks, self.device):
-            self._chosen = True  # where the sparse engine cannot run the model it never can
-            self.take_engine("auto", parameters)
-            self.ledger += Ledger(engine=self.engine.name)
+            self._asked_sparse = True  # where it cannot run the model it never can
+            try:
+                self.engine = self._another_engine("sparse", parameters)
+            except UnsupportedLayer as error:
+                log.warning("engine auto: not sparse: %s", error)
+            else:
+                log.info("engine auto: sparse from here on")
+                self.ledger += Ledger(engine=self.engine.name)
 
     def _adopt(self, parameters: Parameters) -> None:
         self.parameters = parameters
@@ -530,8 +534,9 @@ class Population:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Population:
         """A population that goes on by itself from here; the problem, which never changes, is shared."""
-        options = self.training.as_dict()
+        options = {**self.training.as_dict(), "engine": self.engine.name}
         twin = Population(self.problem, self.masks, horizon=self.horizon, seed=self.seed, **options).restore(self.state())
+        twin.training, twin._asked_sparse = self.training, self._asked_sparse
         twin.trace.sums = {name: {layer: own.clone() for layer, own in sums.items()} for name, sums in self.trace.sums.items()}
         return twin
 

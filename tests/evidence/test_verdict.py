@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from evoprune.errors import InputError
-from evoprune.evidence.statistics import Interval, early_to_final, holm, holm_levels, paired_difference, seeds_needed
+from evoprune.evidence.statistics import Interval, early_to_final, holm, paired_difference, seeds_needed
 from evoprune.evidence.verdict import LAYERS, RANDOM, SEEDS, WEIGHTS, WIRING, judge, need, said, table, wording
 
 SIMULATIONS = 4000
@@ -80,7 +80,6 @@ def test_holm_is_the_known_correction() -> None:
     assert holm([0.01, 0.04, math.nan, 0.03]) == pytest.approx([0.03, 0.06, math.nan, 0.06], nan_ok=True)
     assert holm([0.9, 0.8]) == [1, 1]
     assert holm([]) == []
-    assert holm_levels([0.01, 0.04, math.nan, 0.03], 0.06) == pytest.approx([0.02, 0.06, 0.06, 0.03])
     p = np.random.default_rng(1).uniform(size=20) ** 3
     corrected = np.array(holm(p))
     assert (corrected >= p).all()
@@ -118,10 +117,32 @@ def test_a_table_is_corrected_for_its_length() -> None:
 
 
 def test_the_seeds_needed_in_a_table_are_those_of_its_correction() -> None:
-    two, without = [interval(mean, sd=0.0012, n=6) for mean in (0.0001, 0.0002)], "no difference shown (6 seeds"
-    assert [word for _, word in table(two)] == [f"{without}, enough for 0.2 points)", f"{without}; need about 7 for 0.2 points)"]
-    many = [word for _, word in table([interval(0.0, sd=0.0012, n=6)] * 13)]
-    assert many[0] == "no difference shown (6 seeds; need about 10 for 0.2 points)"
+    def words(*intervals: Interval) -> list[str]:
+        return [word for _, word in table(intervals)]
+
+    shown, not_shown = interval(0.01, sd=0.0012, n=6), interval(0.0001, sd=0.0012, n=6)
+    alone, two = (
+        "no difference shown (6 seeds, enough for 0.2 points)",
+        "no difference shown (6 seeds; need about 7 for 0.2 points)",
+    )
+    assert words(not_shown) == [alone]
+    assert words(not_shown, not_shown) == [two, two], "equal intervals, equal words"
+    assert words(shown, not_shown, shown) == ["better", alone, "better"], "what is shown asks nothing more of the rest"
+    assert words(not_shown, interval(0.001, n=1)) == [alone, "no difference shown (1 seed; need several for 0.2 points)"]
+    assert words(*[not_shown] * 13) == ["no difference shown (6 seeds; need about 10 for 0.2 points)"] * 13
+
+
+@pytest.mark.parametrize("nulls", [0, 3, 12])
+def test_as_many_seeds_as_a_table_needs_show_the_difference_in_four_of_five(nulls: int) -> None:
+    rng, sd, needed = np.random.default_rng(nulls), 0.002, need(interval(0.0, sd=0.002, n=50), alpha=0.05 / (nulls + 1))
+    assert needed is not None
+    tries = 1500
+    found = 0
+    for _ in range(tries):
+        arms = sd * rng.normal(size=(nulls + 1, needed))
+        arms[0] += 0.002
+        found += table([paired_difference(arm, np.zeros(needed)) for arm in arms])[0][1] == "better"
+    assert 0.76 < found / tries < 0.88
 
 
 def gains(

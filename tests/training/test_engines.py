@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evoprune.errors import UnknownName, UnsupportedLayer
+from evoprune.errors import InputError, UnknownName, UnsupportedLayer
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_masks
 from evoprune.problems.problem import Problem
@@ -170,10 +170,23 @@ def test_auto_goes_on_sparse_once_pruning_made_that_faster() -> None:
             torch.testing.assert_close(again.parameters.leaves()[name], value, rtol=tolerance, atol=tolerance)
 
 
+def test_a_state_that_cannot_go_on_changes_nothing() -> None:
+    problem = images("lenet5")
+    masks = random_masks(problem.space, 1, sparsity=0.5)
+    options = {"horizon": 3, "batch_size": 20, "device": "cpu"}
+    saved = Population(problem, masks, **options).train(2).state()
+    compiled = Population(problem, masks, compile=True, **options)
+    with pytest.raises(InputError, match="saved by engine 'sparse', this population runs 'dense'"):
+        compiled.restore(saved)
+    assert (compiled.steps, compiled.engine.name, len(compiled._chunks)) == (0, "dense", 1)
+
+
 def test_auto_asks_only_once_for_what_cannot_run(caplog: pytest.LogCaptureFixture) -> None:
     problem = own(lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.PReLU(), nn.Flatten(), nn.Linear(64, 3)), (2, 6, 6))
     generation = Population(problem, [Mask.full(problem.space)], horizon=3, device="cpu")
+    engine = generation.engine
     for sparsity in (0.5, 0.6, 0.7):
         generation.grow(random_masks(problem.space, 1, sparsity=sparsity)).train(1)
-    assert generation.engine.name == "dense"
+        generation = copy.deepcopy(generation)
+    assert generation.engine.name == engine.name == "dense"
     assert sum("not sparse" in message for message in caplog.messages) == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
@@ -28,6 +30,8 @@ POOLS: dict[str, nn.MaxPool2d] = {
     "2, ceil": nn.MaxPool2d(2, ceil_mode=True),
     "2, border": nn.MaxPool2d(2, padding=1),
     "3": nn.MaxPool2d(3),
+    "3, border, as many windows as fit without": nn.MaxPool2d(3, padding=1),
+    "4, border, as many windows as fit without": nn.MaxPool2d(4, padding=1),
     "3, overlapping, border": nn.MaxPool2d(3, stride=2, padding=1),
     "tall": nn.MaxPool2d((3, 1), stride=(1, 2)),
 }
@@ -86,15 +90,72 @@ def pooled(pool: nn.MaxPool2d) -> nn.Sequential:
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(features, 3))
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_max_pooling_agrees_with_the_loop(pool: str) -> None:
-    problem = own(lambda: pooled(POOLS[pool]), (2, 12, 12))
+def assert_agrees(build: Callable[[], nn.Module], shape: tuple[int, int, int], batch_size: int = 20) -> None:
+    problem = own(build, shape)
     masks = masks_of(problem.space, 3, 0.5)
-    loop, sparse = (population(problem, engine, masks, batch_size=20) for engine in ("loop", "sparse"))
+    loop, sparse = (population(problem, engine, masks, batch_size=batch_size) for engine in ("loop", "sparse"))
     for generation in (loop, sparse):
         generation.train(3)
     assert fused(sparse)
     assert_close(loop, sparse)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_max_pooling_agrees_with_the_loop(pool: str) -> None:
+    assert_agrees(lambda: pooled(POOLS[pool]), (2, 12, 12))
+
+
+@pytest.mark.parametrize("window", [2, 3, 4])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_windows_that_divide_the_side_agree_with_the_loop(window: int, padding: int) -> None:
+    """With a border the windows are shifted, and the last line lies in none."""
+
+    def build() -> nn.Module:
+        pool = nn.MaxPool2d(window, padding=padding)
+        features = 3 * pool(torch.zeros(1, 1, 12, 12)).numel()
+        return nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(features, 3))
+
+    assert_agrees(build, (2, 14, 14))
+
+
+class ReadTwice(nn.Module):
+    """What is pooled is read by a strided convolution too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = nn.Conv2d(2, 3, 3), nn.Conv2d(3, 3, 2, stride=2), nn.Linear(75, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.first(x))
+        return self.out((functional.max_pool2d(x, 2) + self.second(x)).flatten(1))
+
+
+class Viewed(nn.Module):
+    """Views of views stand between the convolution and the pooling; the pooling is the end of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, (12, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x).flatten(1).view(-1, 3, 1, 3)
+        return functional.max_pool2d(y, (1, 3)).flatten(1)
+
+
+def pooled_input() -> nn.Module:
+    return nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(2, 3, 2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+
+
+def normed() -> nn.Module:
+    """One of two poolings has a norm behind it."""
+    layers = [nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 2), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(12, 3))
+
+
+@pytest.mark.parametrize("build", [ReadTwice, Viewed, pooled_input, normed], ids=lambda build: build.__name__)
+@pytest.mark.parametrize("batch_size", [17, 40])
+def test_a_pooling_anywhere_agrees_with_the_loop(build: Callable[[], nn.Module], batch_size: int) -> None:
+    assert_agrees(build, (2, 12, 12), batch_size)
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -18,7 +18,8 @@ CHANNELS, LINES, WIDTH, BLOCK, ADD, GATED = 20, 21, 22, 23, 24, 25
 IN_LINES, IN_WIDTH, TALL, WIDE, STEP_DOWN, STEP_RIGHT, PAD_DOWN, PAD_RIGHT = 26, 27, 28, 29, 30, 31, 32, 33
 TOP, BOTTOM, LEFT, RIGHT, DIVISOR = 34, 35, 36, 37, 38
 STRIDES = 39  # channel and line strides of the four buffers
-WORDS = 47
+PLAIN, TILED = 47, 48  # windows of 2 x 2 that are all inside; windows that meet every pixel once
+WORDS = 49
 
 
 largest_2, largest_any, spread_2, spread_any = largest_of(2), largest_of(0), spread_to(2), spread_to(0)
@@ -33,8 +34,7 @@ def largest(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     step_down, step_right, pad_down, pad_right = args[STEP_DOWN], args[STEP_RIGHT], args[PAD_DOWN], args[PAD_RIGHT]
     in_lines, in_width, in_channel, in_line = args[IN_LINES], args[IN_WIDTH], args[STRIDES], args[STRIDES + 1]
     out_channel, out_line = args[STRIDES + 2], args[STRIDES + 3]
-    plain = tall == 2 and wide == 2 and pad_down == 0 and pad_right == 0
-    plain = plain and (lines - 1) * step_down + 2 <= in_lines and (width - 1) * step_right + 2 <= in_width
+    plain = args[PLAIN] != 0
     for channel in range(args[CHANNELS]):
         for line in range(lines):
             down = line * step_down - pad_down
@@ -64,10 +64,7 @@ def largest_back(args: Any, kind: Any, row: int, slot: int, block: int) -> None:
     step_down, step_right, pad_down, pad_right = args[STEP_DOWN], args[STEP_RIGHT], args[PAD_DOWN], args[PAD_RIGHT]
     in_lines, in_width, in_channel, in_line = args[IN_LINES], args[IN_WIDTH], args[STRIDES + 6], args[STRIDES + 7]
     out_channel, out_line, delta_channel, delta_line = args[STRIDES + 2], args[STRIDES + 3], args[STRIDES + 4], args[STRIDES + 5]
-    tiled = args[ADD] == 0 and tall == step_down and wide == step_right
-    tiled = tiled and lines * tall == in_lines and width * wide == in_width
-    plain = tall == 2 and wide == 2 and pad_down == 0 and pad_right == 0
-    plain = plain and (lines - 1) * step_down + 2 <= in_lines and (width - 1) * step_right + 2 <= in_width
+    plain, tiled = args[PLAIN] != 0, args[TILED] != 0 and args[ADD] == 0
     add = 0 if tiled else 1
     for channel in range(args[CHANNELS]):
         if args[ADD] == 0 and not tiled:

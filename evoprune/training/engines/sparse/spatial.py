@@ -134,6 +134,10 @@ class Largest(Operation):
         args[pool.TALL], args[pool.WIDE] = self.kernel
         args[pool.STEP_DOWN], args[pool.STEP_RIGHT] = self.stride
         args[pool.PAD_DOWN], args[pool.PAD_RIGHT] = self.padding
+        reach = [(count - 1) * step + side for count, step, side in zip(y.image[1:], self.stride, self.kernel, strict=True)]
+        inside = self.padding == (0, 0) and all(end <= size for end, size in zip(reach, x.image[1:], strict=True))
+        args[pool.PLAIN] = int(inside and self.kernel == (2, 2))
+        args[pool.TILED] = int(inside and self.kernel == self.stride and tuple(reach) == tuple(x.image[1:]))
         return args
 
     def forward(self, tables: Tables) -> list[Call]:
