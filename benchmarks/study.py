@@ -152,11 +152,12 @@ class Wanted:
     models: Sequence[str]
     data: Sequence[str]
     sparsities: Sequence[float]
+    seeds: Sequence[int]
     checks: bool = True
 
     def has(self, place: Place, seed: int | None) -> bool:
         asked = place.model in self.models and place.data in self.data and place.sparsity in self.sparsities
-        return asked and (self.checks or seed is not None)
+        return asked and (self.checks if seed is None else seed in self.seeds)
 
 
 def work(study: Study, wanted: Wanted, until: float) -> None:
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(dict.fromkeys(model for model, _, _ in PLAN)))
     parser.add_argument("--data", default=",".join(dict.fromkeys(data for _, data, _ in PLAN)))
     parser.add_argument("--sparsities", default="0.9,0.95,0.98,0.99,0.995")
+    parser.add_argument("--seeds", default=",".join(map(str, range(SEEDS))), help="several processes may each take some")
     parser.add_argument("--methods", default=None, help="default: " + ",".join(METHODS) + ", then " + ",".join(LATER))
     parser.add_argument("--no-checks", action="store_true", help="leave the controls of searches to a later call")
     parser.add_argument("--device", default="auto")
@@ -201,11 +203,11 @@ def main() -> None:
     options = parser.parse_args()
     if not options.report:
         until = time.monotonic() + 3600 * options.hours
-        sparsities = [float(one) for one in options.sparsities.split(",")]
+        sparsities, seeds = [float(one) for one in options.sparsities.split(",")], [int(one) for one in options.seeds.split(",")]
         study = Study(options.out, options.data_root, options.device)
         for methods in [options.methods.split(",")] if options.methods else [METHODS, LATER]:
             models, data = options.models.split(","), options.data.split(",")
-            work(study, Wanted(methods, models, data, sparsities, not options.no_checks), until)
+            work(study, Wanted(methods, models, data, sparsities, seeds, not options.no_checks), until)
     for path in write_report(options.out):
         print(path)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -50,8 +50,8 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "study"))
 
 
-def work(study: ModuleType, out: Path) -> pd.DataFrame:
-    wanted = study.Wanted(METHODS, ["mlp:16"], ["digits"], [0.95, 0.875], checks=False)
+def work(study: ModuleType, out: Path, seeds: Sequence[int] = (0, 1)) -> pd.DataFrame:
+    wanted = study.Wanted(METHODS, ["mlp:16"], ["digits"], [0.95, 0.875], seeds, checks=False)
     study.work(study.Study(out, None, "cpu"), wanted, math.inf)
     return study.read(out / "runs.csv")
 
@@ -74,6 +74,15 @@ def test_a_stopped_study_goes_on_and_gives_the_same_rows(study: ModuleType, fold
     path.write_text("".join(lines[:4]) + lines[4][:37])  # killed in the middle of the fourth run's line
     assert len(study.read(path)) == 3
     pd.testing.assert_frame_equal(work(study, folder).drop(columns="wall_s"), before.drop(columns="wall_s"))
+
+
+def test_a_study_in_parts_gives_the_same_rows(study: ModuleType, whole: Path, tmp_path: Path) -> None:
+    assert set(work(study, tmp_path, seeds=[1])["seed"]) == {1}
+    rows = [
+        runs.drop(columns="wall_s").sort_values(["method", "sparsity", "seed"], ignore_index=True)
+        for runs in (work(study, tmp_path, seeds=[0]), study.read(whole / "runs.csv"))
+    ]
+    pd.testing.assert_frame_equal(*rows)
 
 
 def test_a_run_that_two_processes_made_counts_once(study: ModuleType, folder: Path) -> None:
