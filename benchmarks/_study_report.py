@@ -21,7 +21,7 @@ from evoprune.files import atomic_write
 __all__ = ["write_report"]
 
 FEWEST = 3
-"""Seeds from which on a model on a data set is shown."""
+"""Seeds from which on a model on a data set is shown at a sparsity."""
 LOOSE = 0.05
 """By which share a cell may miss its target without being named."""
 
@@ -70,11 +70,10 @@ def write_report(out: Path) -> list[Path]:
     """`summary.csv`, `pivot.csv`, `duels.csv`, `study.json`, `study.png` and `report.html` from the runs that are there.
 
     Each model and data set is judged by itself: Holm's correction is over all methods and sparsities of one, and over its duels.
-    One that has fewer than three seeds is only counted, in `study.json`, as long as others have more.
+    A sparsity with fewer than three seeds is only counted, in `study.json`, as long as others have more.
     """
     every = read(out / "runs.csv")
-    seeds = every.groupby(["model", "data"])["seed"].transform("nunique")
-    runs = every[seeds >= min(FEWEST, seeds.max())]
+    runs = every[_shown(every)]
     summary = _by_place(runs, summarise)
     duelled = _by_place(runs, lambda own: duels(own, PAIRS))
     state = state_of(out, every, summary)
@@ -84,6 +83,14 @@ def write_report(out: Path) -> list[Path]:
     paths = [atomic_write(out / f"{name}.csv", frame.to_csv(index=False).encode()) for name, frame in frames.items()]
     paths.append(atomic_write(out / "study.json", (json.dumps(state, indent=1) + "\n").encode()))
     return [*paths, draw(summary, out / "study.png"), atomic_write(out / "report.html", page(material).encode())]
+
+
+def _shown(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs have enough others beside them; what prunes nothing is shown beside what does."""
+    seeds = runs.groupby(["model", "data", "sparsity"])["seed"].transform("nunique")
+    enough = seeds >= min(FEWEST, seeds.max())
+    beside = (enough & (runs["sparsity"] > 0)).groupby([runs["model"], runs["data"]]).transform("any")
+    return enough & (beside if beside.any() else True)
 
 
 def _by_place(runs: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
@@ -133,5 +140,6 @@ def _not_run(out: Path) -> list[str]:
     for row in unfit(out).to_dict("records"):
         model, data, method, sparsity = (row[name] for name in ("model", "data", "method", "sparsity"))
         word = "run no further" if (model, data, method, sparsity) in made else "not run"
-        told.append(f"{model} on {data}: {method} at sparsity {sparsity:g} is {word}: {row['reason']}.")
+        where = f" at sparsity {sparsity:g}" if sparsity else ""
+        told.append(f"{model} on {data}: {method}{where} is {word}: {row['reason']}.")
     return told

@@ -109,13 +109,16 @@ def test_a_part_of_the_plan_gives_a_page_that_says_what_is_missing(study: Module
     assert "evolve at sparsity 0.875 is not run" in page
 
 
-def test_a_model_with_fewer_than_three_seeds_is_counted_and_not_shown(study: ModuleType, folder: Path) -> None:
+def test_a_sparsity_with_fewer_than_three_seeds_is_counted_and_not_shown(study: ModuleType, folder: Path) -> None:
     runs = study.read(folder / "runs.csv")
     shown = [runs.assign(seed=2 * runs["seed"] + more) for more in (0, 1)]
-    few = runs[runs["seed"] == 0].assign(data="other")
+    first = runs[runs["seed"] == 0]
+    few = pd.concat([first.assign(data="other"), first[first["sparsity"] == 0.95].assign(sparsity=0.5)])
     pd.concat([*shown, few]).to_csv(folder / "runs.csv", index=False, lineterminator="\n")
     study.write_report(folder)
-    assert set(pd.read_csv(folder / "summary.csv")["data"]) == {"digits"}
+    summary = pd.read_csv(folder / "summary.csv")
+    assert (set(summary["data"]), set(summary["sparsity"])) == ({"digits"}, {0.875, 0.95})
+    assert "dense" in set(summary["method"])
     assert len(study.read(folder / "runs.csv")) == 2 * len(runs) + len(few)
 
 
