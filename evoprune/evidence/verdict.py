@@ -94,8 +94,8 @@ def wording(
 def table(intervals: Sequence[Interval], *, difference: float = DIFFERENCE, accuracy: bool = True) -> list[tuple[float, str]]:
     """Holm's p and the words for differences that are judged together."""
     corrected = holm([interval.p for interval in intervals])
-    open_ = sum(p >= ALPHA for p in corrected)  # where Holm's procedure stopped, the next p had to stay below this share of it
-    alpha = ALPHA / max(1, open_)
+    not_shown = sum(p >= ALPHA for p in corrected)
+    alpha = ALPHA / max(1, not_shown)  # what the next p had to stay below where Holm's procedure stopped
     return [
         (p, wording(interval, p, difference=difference, accuracy=accuracy, alpha=alpha))
         for interval, p in zip(intervals, corrected, strict=True)

@@ -61,10 +61,11 @@ class Emitter:
         target = self.builder.gep(pointer, [ir.Constant(WORD, number * self.lanes)])
         self.builder.store(value, self.builder.bitcast(target, self.vector.as_pointer()), align=self.size)
 
-    def splat(self, scalar: Any) -> Any:
-        start = self.builder.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(HALF, 0))
-        mask = ir.Constant(ir.VectorType(HALF, self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(start, ir.Constant(self.vector, ir.Undefined), mask)
+    def splat(self, scalar: Any, kind: Any = None) -> Any:
+        """A vector of nothing else; kind: its type, where it is not one of numbers."""
+        undefined = ir.Constant(kind or self.vector, ir.Undefined)
+        start = self.builder.insert_element(undefined, scalar, ir.Constant(HALF, 0))
+        return self.shuffle(start, undefined, [0] * undefined.type.count)
 
     def zero(self) -> Any:
         return ir.Constant(self.vector, [ir.Constant(self.element, 0.0)] * self.lanes)

@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 
 from evoprune.training.engines.kernels.runtime import machine
-from evoprune.training.engines.kernels.vectors import HALF, WORD, Emitter
+from evoprune.training.engines.kernels.vectors import WORD, Emitter
 
 __all__ = ["largest_of", "spread_to"]
 
@@ -52,10 +52,8 @@ def _each_run(builder: Any, emit: Emitter, windows: Any, count: Any) -> Iterator
         yield window.index, sample, builder.add(builder.mul(window.index, count), sample)
 
 
-def _splat(builder: Any, kind: Any, position: Any) -> Any:
-    start = builder.insert_element(ir.Constant(kind, ir.Undefined), builder.trunc(position, kind.element), ir.Constant(HALF, 0))
-    mask = ir.Constant(ir.VectorType(HALF, kind.count), [0] * kind.count)
-    return builder.shuffle_vector(start, ir.Constant(kind, ir.Undefined), mask)
+def _splat(emit: Emitter, kind: Any, position: Any) -> Any:
+    return emit.splat(emit.builder.trunc(position, kind.element), kind)
 
 
 def largest_of(size: int) -> Any:
@@ -81,14 +79,14 @@ def largest_of(size: int) -> Any:
             with _each_run(builder, emit, windows, count) as (window, sample, at):
                 source = emit.at(values, builder.add(builder.mul(window, step), sample))
                 builder.store(emit.load(emit.at(source, begin)), best)
-                builder.store(_splat(builder, positions, builder.add(builder.mul(top, wide), left)), where)
+                builder.store(_splat(emit, positions, builder.add(builder.mul(top, wide), left)), where)
 
                 def compare(offset: Any, tap: Any) -> None:
                     value, before = emit.load(emit.at(source, offset)), builder.load(best)
                     larger = builder.fcmp_ordered(">", value, before)
                     take = builder.or_(larger, builder.fcmp_unordered("uno", value, value))
                     builder.store(builder.select(take, value, before), best)
-                    builder.store(builder.select(take, _splat(builder, positions, tap), builder.load(where)), where)
+                    builder.store(builder.select(take, _splat(emit, positions, tap), builder.load(where)), where)
 
                 _each_tap(builder, line, pixel, wide, inside, size, compare)
                 emit.store(builder.load(best), emit.at(result, at))
@@ -122,14 +120,14 @@ def spread_to(size: int) -> Any:
             with _each_run(builder, emit, windows, count) as (window, sample, at):
                 target = emit.at(result, builder.add(builder.mul(window, step), sample))
                 closed = builder.fcmp_ordered("<=", emit.load(emit.at(best, at)), emit.zero())
-                closed = builder.and_(closed, _splat(builder, closed.type, closing))
+                closed = builder.and_(closed, emit.splat(closing, closed.type))
                 value = builder.select(closed, emit.zero(), emit.load(emit.at(change, at)))
                 where = builder.load(builder.bitcast(emit.at(kept, at), narrow.as_pointer()), align=1)
                 where = builder.zext(where, positions)
 
                 def give(offset: Any, tap: Any) -> None:
                     here = emit.at(target, offset)
-                    own = builder.icmp_signed("==", where, _splat(builder, positions, tap))
+                    own = builder.icmp_signed("==", where, _splat(emit, positions, tap))
                     part = builder.select(own, value, emit.zero())
                     with builder.if_else(adding) as (then, otherwise):
                         with then:
