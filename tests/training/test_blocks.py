@@ -211,7 +211,7 @@ def as_sparse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("as_sparse")
 @pytest.mark.parametrize("build", [lambda: mlp("mlp:6-4", samples=24), lambda: own(dropped)])
-def test_a_population_trains_selects_and_prunes_as_with_the_dense_engine(build: Callable[[], Any]) -> None:
+def test_a_population_trains_selects_and_is_evaluated_as_with_the_dense_engine(build: Callable[[], Any]) -> None:
     problem = build()
     masks = random_masks(problem.space, 2, sparsity=0.6)
     results = []
@@ -220,7 +220,8 @@ def test_a_population_trains_selects_and_prunes_as_with_the_dense_engine(build: 
         generation = Population(problem, masks, **options)
         generation.train_steps(1).select([1]).train_steps(1)
         assert generation.engine.name == engine
-        results.append({**generation.parameters.leaves(), "loss": generation._loss})
+        judged = torch.tensor(generation.evaluate()["loss"].to_list())
+        results.append({**generation.parameters.leaves(), "loss": generation._loss, "judged": judged})
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-9)
 
 

@@ -429,7 +429,7 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.MaxPool2d: _of(_max_pool, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     nn.AvgPool2d: _of(_avg_pool, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: _of(_adaptive_pool, "output_size"),
-    nn.Dropout: lambda network, layer, x: _dropout(network, x, layer.p, layer.training),
+    nn.Dropout: lambda network, layer, x: _dropout(network, x, layer.p, network.training),
 }
 
 FUNCTIONS: dict[Any, Rule] = {
