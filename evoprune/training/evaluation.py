@@ -7,30 +7,54 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from evoprune.problems.losses import hits
 from evoprune.problems.problem import Problem
 from evoprune.problems.splits import Split
 from evoprune.training.batches import Batches
-from evoprune.training.engines import Chunk
+from evoprune.training.engines import Chunk, Engine, FusedEvaluation
+from evoprune.training.parameters import Parameters
 
-__all__ = ["evaluate"]
+__all__ = ["Evaluator"]
 
 
-def evaluate(
-    chunks: Sequence[Chunk], problem: Problem, split: Split, batches: Batches, k: int
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Mean loss `(k,)` and accuracy `(k,)` (NaN unless it is a classification), in float64, on all of `split`."""
-    inputs, targets = (batches.inputs, batches.targets) if split is problem.split("train") else batches.place(split)
-    loss = torch.zeros(k, dtype=torch.float64, device=inputs.device)
-    right = torch.full((k,), 0.0 if problem.task == "classification" else float("nan"), dtype=torch.float64, device=inputs.device)
-    with torch.no_grad():
-        for chunk in chunks:
-            chunk.eval()
-        for x, y in zip(inputs.split(batches.size), targets.split(batches.size), strict=True):
-            for chunk in chunks:
-                rows, outputs = slice(chunk.start, chunk.stop), chunk(x)
-                loss[rows] += problem.loss.per_sample(outputs, y).double().sum(1)
-                if problem.task == "classification":
-                    right[rows] += hits(outputs, y).sum(-1)
-    return {"loss": (loss / len(split)).cpu().numpy(), "accuracy": (right / len(split)).cpu().numpy()}
+class Evaluator:
+    """Evaluates the networks of one layout: as the engine's own call where it has one for a split, else chunk by chunk."""
+
+    def __init__(
+        self, engine: Engine, parameters: Parameters, chunks: Sequence[Chunk], problem: Problem, batches: Batches
+    ) -> None:
+        self._engine, self._parameters, self._chunks = engine, parameters, chunks
+        self._problem, self._batches = problem, batches
+        self._fused: dict[Split, FusedEvaluation | None] = {}
+
+    def __call__(self, split: Split) -> dict[str, npt.NDArray[np.float64]]:
+        """Mean loss `(K,)` and accuracy `(K,)` (NaN unless it is a classification), in float64, on all of `split`."""
+        loss = torch.zeros(len(self._parameters), dtype=torch.float64, device=self._batches.device)
+        right = torch.zeros_like(loss) if self._problem.task == "classification" else None
+        if split not in self._fused:
+            self._fused[split] = self._engine.fuse_evaluation(self._parameters, self._data(split), self._problem.loss)
+        fused = self._fused[split]
+        if fused is not None:
+            fused(loss, right)
+        else:
+            self._by_chunks(self._data(split), loss, right)
+        accuracy = torch.full_like(loss, float("nan")) if right is None else right / len(split)
+        return {"loss": (loss / len(split)).cpu().numpy(), "accuracy": accuracy.cpu().numpy()}
+
+    def _data(self, split: Split) -> tuple[Tensor, Tensor]:
+        training = split is self._problem.split("train")
+        return (self._batches.inputs, self._batches.targets) if training else self._batches.place(split)
+
+    def _by_chunks(self, data: tuple[Tensor, Tensor], loss: Tensor, right: Tensor | None) -> None:
+        size = self._batches.size
+        with torch.no_grad():
+            for chunk in self._chunks:
+                chunk.eval()
+            for x, y in zip(data[0].split(size), data[1].split(size), strict=True):
+                for chunk in self._chunks:
+                    rows, outputs = slice(chunk.start, chunk.stop), chunk(x)
+                    loss[rows] += self._problem.loss.per_sample(outputs, y).double().sum(1)
+                    if right is not None:
+                        right[rows] += hits(outputs, y).sum(-1)

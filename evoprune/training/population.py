@@ -22,7 +22,7 @@ from evoprune.training.batches import Batches
 from evoprune.training.denormals import EVERY, zero_tiny
 from evoprune.training.dropconnect import DropConnect
 from evoprune.training.engines import Chunk, Engine, FusedStep, make_engine, sparse_suits
-from evoprune.training.evaluation import evaluate
+from evoprune.training.evaluation import Evaluator
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
 from evoprune.training.memory import check_memory, out_of_memory, release_memory
@@ -104,6 +104,7 @@ class Population:
         self._fused_step: FusedStep | None = None
         self._fused_for: torch.optim.Optimizer | None = None
         self._chunks: list[Chunk] = []
+        self._evaluator: Evaluator | None = None
         self._recorded: Recorded | None = None
         self._adopt(parameters)
 
@@ -357,7 +358,8 @@ class Population:
         while True:
             try:
                 with arithmetic(self.training.precision, self.device):
-                    return evaluate(self._chunks, self.problem, data, self.batches, len(self))
+                    assert self._evaluator is not None
+                    return self._evaluator(data)
             except (RuntimeError, MemoryError) as error:
                 self._halve(error)
             self._cut_again()
@@ -497,10 +499,11 @@ class Population:
         self._recorded = Recorded.of(self)
         width, k = self.engine.width, len(self)
         self._chunks += [self.engine.chunk(self.parameters, start, min(start + width, k)) for start in range(0, k, width)]
+        self._evaluator = Evaluator(self.engine, self.parameters, self._chunks, self.problem, self.batches)
 
     def _let_go(self) -> None:
         """The old chunks' memory, and that of the recording, is free before there are new ones."""
-        self._chunks, self._recorded = [], None
+        self._chunks, self._recorded, self._evaluator = [], None, None
         self._fused_step = self._fused_for = None
 
     # ---- keeping ------------------------------------------------------------------------------------------------

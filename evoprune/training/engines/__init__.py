@@ -5,12 +5,22 @@ from typing import Any
 import torch
 
 from evoprune.errors import UnsupportedLayer
-from evoprune.training.engines.base import ENGINES, Chunk, Engine, FusedStep
+from evoprune.training.engines.base import ENGINES, Chunk, Engine, FusedEvaluation, FusedStep
 from evoprune.training.engines.choice import make_engine, sparse_suits
 from evoprune.training.engines.dense import DenseEngine
 from evoprune.training.engines.loop import LoopEngine
 
-__all__ = ["ENGINES", "Chunk", "DenseEngine", "Engine", "FusedStep", "LoopEngine", "make_engine", "sparse_suits"]
+__all__ = [
+    "ENGINES",
+    "Chunk",
+    "DenseEngine",
+    "Engine",
+    "FusedEvaluation",
+    "FusedStep",
+    "LoopEngine",
+    "make_engine",
+    "sparse_suits",
+]
 
 
 @ENGINES.register("sparse")

@@ -14,7 +14,7 @@ from evoprune.problems.losses import Loss
 from evoprune.registry import Registry
 from evoprune.training.parameters import Parameters
 
-__all__ = ["ENGINES", "Chunk", "Engine", "FusedStep"]
+__all__ = ["ENGINES", "Chunk", "Engine", "FusedEvaluation", "FusedStep"]
 
 
 class Chunk(nn.Module, ABC):
@@ -56,6 +56,13 @@ class FusedStep(Protocol):
         mean loss is added. sums: `Trace.sums`, to which gradients are added. Gradients are zero afterwards. Where memory runs
         out, nothing has changed.
         """
+
+
+class FusedEvaluation(Protocol):
+    """Forward and loss of all individuals on a whole split as one call."""
+
+    def __call__(self, losses: Tensor, hits: Tensor | None) -> None:
+        """Add each individual's sum of the samples' losses to `losses` and, of a classification, its `hits`; float64 `(K,)`."""
 
 
 class Engine(ABC):
@@ -118,6 +125,10 @@ class Engine(ABC):
 
         None where it has none: the population then calls chunks, loss and optimizer one after the other.
         """
+        return None
+
+    def fuse_evaluation(self, parameters: Parameters, data: tuple[Tensor, Tensor], loss: Loss) -> FusedEvaluation | None:
+        """An evaluation of this engine's own on a split's inputs and targets, or None: then chunks and loss are called."""
         return None
 
 

@@ -13,10 +13,10 @@ from torch.autograd.function import once_differentiable
 from evoprune.errors import EvopruneError, InputError, UnsupportedLayer
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.losses import Loss
-from evoprune.training.engines.base import Chunk, Engine, FusedStep
+from evoprune.training.engines.base import Chunk, Engine, FusedEvaluation, FusedStep
 from evoprune.training.engines.kernels.border import TENSOR
 from evoprune.training.engines.kernels.runtime import launch
-from evoprune.training.engines.sparse.fused import fuse
+from evoprune.training.engines.sparse.fused import fuse, fuse_evaluation
 from evoprune.training.engines.sparse.lowering import Network, Trace
 from evoprune.training.engines.sparse.sources import Source
 from evoprune.training.engines.sparse.structure import Sparse
@@ -87,6 +87,13 @@ class SparseEngine(Engine):
         network = self.network(True, tuple(data[0].shape[1:]))
         chunk = self.chunk(parameters, 0, len(parameters))
         return fuse(chunk, parameters, network, data, loss, optimizer, self.batch_size, most=self.width)
+
+    def fuse_evaluation(self, parameters: Parameters, data: tuple[Tensor, Tensor], loss: Loss) -> FusedEvaluation | None:
+        if data[0].dtype != self.dtype:
+            return None
+        network = self.network(False, tuple(data[0].shape[1:]))
+        chunk = self.chunk(parameters, 0, len(parameters))
+        return fuse_evaluation(chunk, network, data, loss, self.batch_size, most=self.width)
 
     def structures(self, parameters: Parameters, start: int, stop: int) -> dict[Hashable, Sparse]:
         """Where the sparse matrices of individuals start … stop - 1 are kept, for all chunks of them."""

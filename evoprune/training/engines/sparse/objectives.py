@@ -1,4 +1,4 @@
-"""What a fused step asks of the data: losses that have a kernel."""
+"""What a fused step or evaluation asks of the data: losses that have a kernel."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ __all__ = ["OBJECTIVES", "Objective"]
 
 
 class Objective(ABC):
-    """A loss as a kernel call between forward and backward."""
+    """A loss as a kernel call between forward and backward, or after forward.
+
+    weight: of one sample's loss in the sum that the call adds up.
+    """
 
     entry: kernel
     batches: tuple[Batch, ...] = ()
 
-    def __init__(self, network: Network, plan: Plan, targets: Tensor, batch: Batch) -> None:
-        self.network, self.plan, self.targets = network, plan, targets
+    def __init__(self, network: Network, plan: Plan, targets: Tensor, batch: Batch, weight: float) -> None:
+        self.network, self.plan, self.targets, self.weight = network, plan, targets, weight
         self.args = np.zeros(loss.WORDS, dtype=np.int64)
 
     @staticmethod
@@ -39,7 +42,7 @@ class Objective(ABC):
 
     @abstractmethod
     def scale(self, features: int) -> float:
-        """Weight of one sample's sum in the mean loss."""
+        """Weight of one sample's sum over `features` outputs."""
 
     @abstractmethod
     def goal(self, tables: Tables) -> At:
@@ -58,9 +61,9 @@ class Objective(ABC):
         self.args[loss.LANES], self.args[loss.SCALE] = tables.lanes, bits(self.scale(features))
         return self.entry, self.args
 
-    def take(self, indices: Tensor, losses: Tensor) -> None:
-        """The step's targets, and where its losses go."""
-        self.args[loss.LOSS] = losses.data_ptr()
+    def take(self, indices: Tensor, losses: Tensor, hits: Tensor | None = None) -> None:
+        """The targets of samples `indices`, and where their losses and, of class numbers, their hits go."""
+        self.args[loss.LOSS], self.args[loss.HITS] = losses.data_ptr(), 0 if hits is None else hits.data_ptr()
 
 
 class CrossEntropy(Objective):
@@ -75,15 +78,15 @@ class CrossEntropy(Objective):
         return known and bool((targets >= 0).all()) and bool((targets < shape[0]).all())
 
     def scale(self, features: int) -> float:
-        return 1 / self.plan.samples
+        return self.weight
 
     def goal(self, tables: Tables) -> At:
         self._classes = torch.zeros(self.plan.blocks * self.plan.block, dtype=torch.int64)
         self._chosen = self._classes[: self.plan.samples]
         return self._classes.data_ptr(), 0, 0, 0
 
-    def take(self, indices: Tensor, losses: Tensor) -> None:
-        super().take(indices, losses)
+    def take(self, indices: Tensor, losses: Tensor, hits: Tensor | None = None) -> None:
+        super().take(indices, losses, hits)
         torch.index_select(self.targets, 0, indices, out=self._chosen)
 
 
@@ -92,8 +95,8 @@ class SquaredError(Objective):
 
     entry = loss.squared_error
 
-    def __init__(self, network: Network, plan: Plan, targets: Tensor, batch: Batch) -> None:
-        super().__init__(network, plan, targets, batch)
+    def __init__(self, network: Network, plan: Plan, targets: Tensor, batch: Batch, weight: float) -> None:
+        super().__init__(network, plan, targets, batch, weight)
         layout = Layout(prod(targets.shape[1:]), 1, 1, 0, plan.block)
         same = targets.data_ptr() == batch.data.data_ptr() and layout.numbers == batch.layout.numbers
         self._goal = batch if same else Batch(targets, layout, plan)
@@ -104,7 +107,7 @@ class SquaredError(Objective):
         return targets.dtype == inputs.dtype and prod(targets.shape[1:]) == prod(network.output.output.shape)
 
     def scale(self, features: int) -> float:
-        return 1 / (self.plan.samples * features)
+        return self.weight / features
 
     def goal(self, tables: Tables) -> At:
         return self._goal.at

@@ -287,7 +287,9 @@ class Output(Operation):
         return args
 
     def forward(self, tables: Tables) -> list[Call]:
-        return [] if tables.objective else [(border.emit, self._args(tables, tables.at(self.output)))]
+        if tables.objective:  # of a backward pass it is the first call
+            return [] if tables.plan.keep else [tables.objective(tables)]
+        return [(border.emit, self._args(tables, tables.at(self.output)))]
 
     def backward(self, tables: Tables) -> list[Call]:
         add, gated = tables.contribute(self.output.root)

@@ -112,8 +112,8 @@ class Tables:
     `backward`, or both in `forward` under a fused plan.
 
     gradients: by name, where the gradients of parameters are added; what is not there gets none. dense: those of the weights
-    are dense, `(k, *shape)`, and count pruned weights too. objective: of a fused plan, the call that turns outputs into their
-    gradients. last: its calls after an individual's backward pass.
+    are dense, `(k, *shape)`, and count pruned weights too. objective: of a fused plan, the call that turns outputs into losses
+    and their gradients. last: its calls after an individual's backward pass.
     """
 
     backward: Program | None = None
