@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from evoprune.errors import UnsupportedLayer
+from evoprune.training.engines.sparse.in_place import Tracer, rebind
 from evoprune.training.engines.sparse.lifetimes import Lifetimes
 from evoprune.training.engines.sparse.operations import Activation, Operation, Output, Product
 from evoprune.training.engines.sparse.spatial import Dropout, Largest, Mean, Norm, NormOptions, Plus, Region, Reshape
@@ -40,18 +41,19 @@ class Trace:
         modes = [(module, module.training) for module in model.modules()]
         model.train(training)
         try:
-            self.graph = fx.Tracer().trace(model)
+            self.graph = Tracer().trace(model)
         except Exception as error:  # tracing runs the user's code
             line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise unsupported(f"{type(model).__name__}, whose forward cannot be traced ({line})") from error
         finally:
             for module, mode in modes:
                 module.training = mode
+        self.modules = dict(model.named_modules())
+        rebind(self.graph, self.modules, unsupported)
         for node in reversed(list(self.graph.nodes)):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
         self.model, self.training = model, training
-        self.modules = dict(model.named_modules())
         self.names = {id(value): name for name, value in [*model.named_parameters(), *model.named_buffers()]}
         self.trained = {name for name, value in model.named_parameters() if value.requires_grad}
         self._check()
@@ -197,14 +199,7 @@ def _product(network: Network, x: Value, weight: Tensor, bias: Tensor | None = N
     return network.add(Product(x, Value((weight.shape[0],)), str(network.name(weight)), network.name(bias)))
 
 
-def _owned(network: Network, x: Value, inplace: bool) -> None:
-    """What is changed in place must have no other reader: it would see the change, or not, by the order of the lines."""
-    if inplace and not network.only_reader(x):
-        raise network.refuse("in place on an output that is read elsewhere too")
-
-
 def _relu(network: Network, x: Value, inplace: bool = False) -> Value:
-    _owned(network, x, inplace)
     if isinstance(network.producer.get(x), (Product, Norm, Plus)) and network.only_reader(x) and not x.gated:
         x.gated = True
         return x
@@ -213,7 +208,6 @@ def _relu(network: Network, x: Value, inplace: bool = False) -> Value:
 
 def _nonlinear(kind: str) -> Rule:
     def rule(network: Network, x: Value, inplace: bool = False) -> Value:
-        _owned(network, x, inplace)
         return network.add(Activation(x, Value(x.shape), kind))
 
     return rule
