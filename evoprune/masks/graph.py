@@ -18,6 +18,7 @@ Every operation is one of a few kinds, and a walker answers each kind once:
 from __future__ import annotations
 
 import copy
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -31,7 +32,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from evoprune.errors import EvopruneError, UnsupportedLayer
 from evoprune.masks.space import PRUNABLE
 
-__all__ = ["Conv", "Layer", "Walker", "pads", "tensors_in", "trace"]
+__all__ = ["Conv", "InPlaceTracer", "Layer", "Walker", "pads", "tensors_in", "trace"]
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Layer = nn.Linear | Conv
@@ -85,7 +86,26 @@ def kind_of(module: nn.Module) -> str | None:
     return next((kind for part, kind in kinds.items() if f"torch.nn.modules.{part}" in families), None)
 
 
-class _Tracer(fx.Tracer):
+class _Proxy(fx.Proxy):
+    """`h += g` is a change of h, which torch's own proxy takes for h = h + g."""
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda proxy, other: proxy.tracer.create_proxy("call_function", function, (proxy, other), {})
+
+
+for _name in IN_PLACE:
+    setattr(_Proxy, f"__{_name}__", _in_place(getattr(operator, _name)))
+
+
+class InPlaceTracer(fx.Tracer):
+    """Sees `h += g` and its like as they are."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+class _Tracer(InPlaceTracer):
     """Looks into every module except torch's own layers, and subclasses of them that keep torch's forward."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -121,6 +121,16 @@ class InPlace(nn.Module):
         return self.c(g.relu_())
 
 
+class InPlaceByOperator(InPlace):
+    """A sum by `+=`, read under the name that was not assigned."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.leaky_relu(self.a(x))
+        g = total = self.b(h)
+        total += h
+        return self.c(g)
+
+
 def lenet() -> nn.Module:
     conv = [nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3)]
     return nn.Sequential(*conv, nn.Flatten(), nn.Dropout(), nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3))
@@ -140,6 +150,7 @@ NETS = {
     "shared": (Shared, (4,)),
     "slices": (Slices, (4,)),
     "in place": (InPlace, (4,)),
+    "in place by operator": (InPlaceByOperator, (4,)),
     "grouped": (grouped, (4, 3, 3)),
     "one pixel": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 2, 5, padding="same")), (2, 1, 2)),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), nn.Flatten(), nn.Linear(9, 2)), (2, 5)),

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-__all__ = ["Tracer", "rebind"]
+__all__ = ["rebind"]
 
 VIEWS: frozenset[object] = frozenset(
     [
@@ -20,18 +19,6 @@ VIEWS: frozenset[object] = frozenset(
     ]
 )
 """What may give its input's own memory: modules, functions and methods."""
-
-
-class _Proxy(fx.Proxy):
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-
-class Tracer(fx.Tracer):
-    """Sees `h += g` as a change of h, which torch's tracer takes for h = h + g."""
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
 
 
 def rebind(graph: fx.Graph, modules: Mapping[str, nn.Module], refuse: Callable[[str], Exception]) -> None:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from evoprune.errors import UnsupportedLayer
-from evoprune.training.engines.sparse.in_place import Tracer, rebind
+from evoprune.masks.graph import InPlaceTracer
+from evoprune.training.engines.sparse.in_place import rebind
 from evoprune.training.engines.sparse.lifetimes import Lifetimes
 from evoprune.training.engines.sparse.operations import Activation, Operation, Output, Product
 from evoprune.training.engines.sparse.spatial import Dropout, Largest, Mean, Norm, NormOptions, Plus, Region, Reshape
@@ -41,7 +42,7 @@ class Trace:
         modes = [(module, module.training) for module in model.modules()]
         model.train(training)
         try:
-            self.graph = Tracer().trace(model)
+            self.graph = InPlaceTracer().trace(model)
         except Exception as error:  # tracing runs the user's code
             line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise unsupported(f"{type(model).__name__}, whose forward cannot be traced ({line})") from error
