@@ -136,10 +136,15 @@ def to_do(out: Path, methods: Sequence[str], which: str = "") -> list[str]:
 def _not_run(out: Path) -> list[str]:
     """Methods that are not run at a place, or not with every seed, and why."""
     made = {key[:4] for key in keys_of(read(out / "runs.csv"))}
-    told = []
+    found: dict[tuple[str, str, str, str], dict[float, str]] = {}
     for row in unfit(out).to_dict("records"):
         model, data, method, sparsity = (row[name] for name in ("model", "data", "method", "sparsity"))
         word = "run no further" if (model, data, method, sparsity) in made else "not run"
-        where = f" at sparsity {sparsity:g}" if sparsity else ""
-        told.append(f"{model} on {data}: {method}{where} is {word}: {row['reason']}.")
+        found.setdefault((model, data, method, word), {})[sparsity] = row["reason"]
+    told = []
+    for (model, data, method, word), reasons in found.items():
+        where = ", ".join(f"{sparsity:g}" for sparsity in sorted(reasons) if sparsity)
+        largest = max(reasons)
+        reason = reasons[largest] + (f" (at {largest:g})" if len(reasons) > 1 else "")
+        told.append(f"{model} on {data}: {method}{where and f' at sparsity {where}'} is {word}: {reason}.")
     return told

@@ -171,9 +171,8 @@ class Population:
     def _finish_training(self, started: float) -> Population:
         self.ledger.wall_s += time.perf_counter() - started
         if self.trace.failed.all():
-            raise TrainingFailed(
-                f"all {len(self)} networks turned NaN by epoch {self.epoch}: lower lr= (now {self.training.base_lr})"
-            )
+            who = "the network" if len(self) == 1 else f"all {len(self)} networks"
+            raise TrainingFailed(f"{who} turned NaN by epoch {self.epoch}: lower lr= (now {self.training.base_lr})")
         return self
 
     def _advance(self, steps: int, *, gradients: bool = True) -> None:
