@@ -58,7 +58,7 @@ PLAN = (
 """Models, data sets and sparsities, the most telling first."""
 TARGETS = {"lenet-300-100": 2.0, "autoencoder": 2.0, "lenet5": 1.0}
 """What a network may cost, in epochs of the dense one; a convolutional one takes ten times as long for the same count."""
-RECIPES = {"autoencoder": Path(__file__).parent / "results" / "recipe.json"}
+RECIPES = {model: Path(__file__).parent / "results" / f"recipe_{model}.json" for model in ("autoencoder", "lenet5")}
 """Where the default learning rate does not serve: a file with the rate of each method (see recipe.py)."""
 
 

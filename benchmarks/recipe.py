@@ -1,21 +1,33 @@
-"""At which learning rate each method trains the autoencoder in the study: by validation loss, on seeds of its own.
+"""At which learning rate each method trains in the study where the default serves some badly: on seeds of its own, by validation.
 
-    python benchmarks/recipe.py --json benchmarks/results/recipe.json      # goes on where it was stopped
+    python benchmarks/recipe.py --model autoencoder --json benchmarks/results/recipe_autoencoder.json
+    python benchmarks/recipe.py --model lenet5 --json benchmarks/results/recipe_lenet5.json
 
-The gradients of a mean over 784 outputs are small, and smaller still in a sparse network: the default rate of .05 leaves random
-masks far from their best, while the dense network turns NaN at a threefold one, and methods that begin nearly dense soon after.
-So there is no one rate for all: each method takes the best of six in a short training on Fashion-MNIST, at 90 and at 98%, and
-keeps it for every place of a density near to that one. A rate that turns NaN with any of four seeds is not taken: the best rate
-of the first seed is tried with the others, then the best of those that remain; one next to a rate that failed gives way to the
-next smaller one if that is as good within 2%. The test split stays closed. `_plan.py` reads the file.
+Either goes on where it was stopped; `--methods` takes some, and the others of the file stay.
+
+Autoencoder: the gradients of a mean over 784 outputs are small, and smaller still in a sparse network: the default rate of .05
+leaves random masks far from their best, while the dense network turns NaN at a threefold one, and methods that begin nearly dense
+soon after. lenet5: the default rate of .1 serves sparse networks, while a dense one often falls to chance and stays there, and
+what begins dense loses much.
+
+So there is no one rate for all: each method takes the best of several in a short training on Fashion-MNIST, at 90 and at 98%, and
+keeps it for every place of a density near to that one. A rate that fails with any of four seeds (NaN, little better than chance,
+or twice the error of the first seed) is not taken: the best rate of the first seed is tried with the others, then the best of
+those that remain; one next to a rate that failed gives way to the next smaller one if that is as good within 2%. A method stays
+at the default rate, and this is not tried with other seeds, unless a rate failed or another is better by more than seeds differ
+by. What passes here and fails in the study's longer trainings, on the validation split, is a failed rate too (`failed_later`).
+The test split stays closed. `_plan.py` reads the files.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,80 +37,136 @@ from _rows import collect, save
 import evoprune as ep
 from evoprune.errors import TrainingFailed
 
-MODEL, DATA = "autoencoder", "fashion-mnist"
+DATA = "fashion-mnist"
 SPARSITIES = (0.98, 0.9)
 SEEDS = (100, 101, 102, 103)
-RATES = (0.02, 0.05, 0.15, 0.5, 1.0, 2.0)
-EPOCHS = {"dense": 5, "gradual_magnitude": 5, "dissipating": 10, "combined": 10, "dissipate_regrow": 10}
-"""Of methods that begin denser than they end; the others take `SPARSE`."""
-SPARSE = 25
 AS_GOOD = 0.02
+CHANCE = 0.5
+"""A classifier of ten classes that errs more often than this after its short training counts as failed."""
+WORSE = 2
+"""So many times the error of the first seed is a failure."""
 ARGUMENTS = ("method", "sparsity", "lr", "seed")
 
 Row = dict[str, Any]
 
 
-def measure(method: str, sparsity: float, lr: float, seed: int) -> Row:
-    """Validation loss at the end; None where the training fails."""
-    place, problem = Place(MODEL, DATA, sparsity), ep.Problem(MODEL, DATA, seed=seed)
+@dataclass(frozen=True)
+class Recipe:
+    """What is tried for a model."""
+
+    rates: tuple[float, ...]
+    sparse: int
+    """Epochs of a method that begins at its sparsity."""
+    epochs: Mapping[str, int]
+    """Of methods that begin denser than they end."""
+    default: float | None = None
+    """The rate to stay at, where there is one to prefer."""
+    better: float = 0.0
+    """By which share another must be better than that."""
+    failed_later: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Rates of a method that failed in the study."""
+
+
+RECIPES = {
+    "autoencoder": Recipe(
+        rates=(0.02, 0.05, 0.15, 0.5, 1.0, 2.0),
+        sparse=25,
+        epochs={"dense": 5, "gradual_magnitude": 5, "dissipating": 10, "combined": 10, "dissipate_regrow": 10},
+    ),
+    "lenet5": Recipe(
+        rates=(0.02, 0.05, 0.1, 0.2),
+        sparse=8,
+        epochs={"dense": 2, "gradual_magnitude": 3, "dissipating": 5, "combined": 5, "dissipate_regrow": 5},
+        default=0.1,
+        better=0.05,
+        failed_later={"rigl": (0.2,)},
+    ),
+}
+
+
+def measure(model: str, method: str, sparsity: float, lr: float, seed: int) -> Row:
+    """Validation error at the end (1 - accuracy, or the loss of a reconstruction); None where the training fails."""
+    place, problem = Place(model, DATA, sparsity), ep.Problem(model, DATA, seed=seed)
     asked = {"sparsity": sparsity} if ep.methods[method].sparse else {}
     sizes = SIZES[method](place) if method in SIZES else {}
+    epochs = RECIPES[model].epochs.get(method, RECIPES[model].sparse)
     try:
-        ticket = ep.methods[method](problem, epochs=EPOCHS.get(method, SPARSE), seed=seed, lr=lr, **asked, **sizes)
+        ticket = ep.methods[method](problem, epochs=epochs, seed=seed, lr=lr, **asked, **sizes)
     except TrainingFailed:
-        return {"val_loss": None}
-    return {"val_loss": ticket.val_loss if math.isfinite(ticket.val_loss) else None}
+        return {"val_error": None}
+    classifies = problem.metric == "accuracy"
+    error = 1 - ticket.val_accuracy if classifies else ticket.val_loss
+    return {"val_error": error if math.isfinite(error) and not (classifies and error > CHANCE) else None}
 
 
-def grid(methods: Sequence[str]) -> list[Row]:
+def grid(methods: Sequence[str], rates: Sequence[float]) -> list[Row]:
     """Every rate with the first seed; what prunes nothing is measured once."""
     return [
         {"method": method, "sparsity": sparsity, "lr": lr, "seed": SEEDS[0]}
-        for sparsity, method, lr in itertools.product(SPARSITIES, methods, RATES)
+        for sparsity, method, lr in itertools.product(SPARSITIES, methods, rates)
         if ep.methods[method].sparse or sparsity == SPARSITIES[0]
     ]
 
 
-def best(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
-    """By method and sparsity, the rate of smallest loss with the first seed among those that failed with none.
+def best(rows: Sequence[Row], recipe: Recipe) -> dict[tuple[str, float], float]:
+    """By method and sparsity, the rate of smallest error with the first seed among those that failed with none.
 
-    Beside a rate that failed, the next smaller one is taken where its loss is about as good: a longer training may fail.
+    Beside a rate that failed, the next smaller one is taken where its error is about as good: a longer training may fail.
     """
     chosen = {}
     for key, own in itertools.groupby(sorted(rows, key=_place), key=_place):
         tried = list(own)
-        failed = {row["lr"] for row in tried if row["val_loss"] is None}
-        losses = {row["lr"]: row["val_loss"] for row in tried if row["seed"] == SEEDS[0] and row["lr"] not in failed}
-        rate = min(losses, key=lambda lr: losses[lr])
-        larger = min((lr for lr in RATES if lr > rate), default=None)
-        smaller = max((lr for lr in losses if lr < rate), default=rate)
-        chosen[key] = smaller if larger in failed and losses[smaller] <= (1 + AS_GOOD) * losses[rate] else rate
+        failed = _failed(tried, recipe)
+        errors = {row["lr"]: row["val_error"] for row in tried if row["seed"] == SEEDS[0] and row["lr"] not in failed}
+        rate = min(errors, key=lambda lr: errors[lr])
+        if recipe.default in errors and errors[rate] >= (1 - recipe.better) * errors[recipe.default]:
+            rate = recipe.default
+        larger = min((lr for lr in recipe.rates if lr > rate), default=None)
+        smaller = max((lr for lr in errors if lr < rate), default=rate)
+        chosen[key] = smaller if larger in failed and errors[smaller] <= (1 + AS_GOOD) * errors[rate] else rate
     return chosen
+
+
+def _failed(rows: Sequence[Row], recipe: Recipe) -> set[float]:
+    """Rates of one method that fail with any seed, here or later."""
+    first = {row["lr"]: row["val_error"] for row in rows if row["seed"] == SEEDS[0]}
+    failed = {
+        row["lr"] for row in rows if row["val_error"] is None or not row["val_error"] <= WORSE * (first[row["lr"]] or math.inf)
+    }
+    return failed.union(*(recipe.failed_later.get(method, ()) for method in {row["method"] for row in rows}))
 
 
 def _place(row: Row) -> tuple[str, float]:
     return row["method"], row["sparsity"]
 
 
-def untried(rows: Sequence[Row]) -> list[Row]:
-    """The best rates with the seeds that they have not met."""
+def untried(rows: Sequence[Row], recipe: Recipe) -> list[Row]:
+    """The best rates with the seeds that they have not met; a default one only where a rate failed."""
     made = {(row["method"], row["sparsity"], row["lr"], row["seed"]) for row in rows}
-    pairs = [(*key, lr, seed) for (key, lr), seed in itertools.product(best(rows).items(), SEEDS)]
+    failing = {_place(row) for row in rows if row["val_error"] is None or row["method"] in recipe.failed_later}
+    rates = {key: lr for key, lr in best(rows, recipe).items() if lr != recipe.default or key in failing}
+    pairs = [(*key, lr, seed) for (key, lr), seed in itertools.product(rates.items(), SEEDS)]
     return [dict(zip(ARGUMENTS, pair, strict=True)) for pair in pairs if pair not in made]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(RECIPES), required=True)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
-    what, wanted = f"{MODEL}-on-{DATA}, SGD with momentum .9", grid(options.methods.split(","))
-    rows = collect(wanted, measure, what, options.json)
-    while more := untried(rows):
+    recipe, what = RECIPES[options.model], f"{options.model}-on-{DATA}, SGD with momentum .9"
+    wanted = grid(options.methods.split(","), recipe.rates)
+    take = partial(measure, options.model)
+    while True:
+        rows = collect(wanted, take, what, options.json)
+        more = untried(rows, recipe)
+        if not more:
+            break
         wanted += more
-        rows = collect(wanted, measure, what, options.json)
+    rows = json.loads(options.json.read_text())["rows"]  # with the methods that were not asked for
     chosen: dict[str, dict[str, float]] = {}
-    for (method, sparsity), lr in best(rows).items():
+    for (method, sparsity), lr in best(rows, recipe).items():
         chosen.setdefault(method, {})[str(sparsity)] = lr
     print(chosen)
     save({"what": what, "lr": chosen, "rows": rows}, options.json)

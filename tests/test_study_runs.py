@@ -43,3 +43,28 @@ def test_costs_that_another_process_finds_meanwhile_are_kept_and_used(tmp_path: 
     first.find([one.lasting(10), other])
     assert asked == [one.name, other.name, one.name]
     assert Costs(tmp_path, price).known == first.known == {"random-0.9": {"5": 5.0, "10": 10.0}, "snip-0.9": {"5": 5.0}}
+
+
+def test_a_recipe_takes_the_best_rate_that_no_seed_fails_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import recipe
+
+    def chosen(*rows: tuple[float, int, float | None], default: float | None = None) -> tuple[float, list[tuple[float, int]]]:
+        tried = [
+            {"method": "random", "sparsity": 0.9, "lr": lr, "seed": recipe.SEEDS[seed], "val_error": error}
+            for lr, seed, error in rows
+        ]
+        own = recipe.Recipe(rates=(0.1, 0.2, 0.4), sparse=1, epochs={}, default=default, better=0.1)
+        [rate] = recipe.best(tried, own).values()
+        return rate, [(row["lr"], recipe.SEEDS.index(row["seed"])) for row in recipe.untried(tried, own)]
+
+    first = [(0.1, 0, 0.5), (0.2, 0, 0.4), (0.4, 0, 0.39)]
+    assert chosen(*first) == (0.4, [(0.4, 1), (0.4, 2), (0.4, 3)])
+    assert chosen(*first, (0.4, 1, None))[0] == 0.2, "NaN with one seed"
+    assert chosen(*first, (0.4, 1, 0.79))[0] == 0.2, "twice as bad with one seed"
+    assert chosen(*first, *((0.4, seed, 0.4) for seed in (1, 2, 3))) == (0.4, [])
+    assert chosen((0.1, 0, 0.4), (0.2, 0, 0.395), (0.4, 0, None))[0] == 0.1, "as good, and further from what failed"
+    assert chosen((0.1, 0, 0.5), (0.2, 0, 0.395), (0.4, 0, None))[0] == 0.2
+    assert chosen(*first, default=0.2) == (0.2, []), "better by too little"
+    assert chosen(*first, default=0.1)[0] == 0.4
+    assert chosen((0.1, 0, 0.4), (0.2, 0, 0.39), (0.4, 0, None), default=0.1) == (0.1, [(0.1, 1), (0.1, 2), (0.1, 3)])
