@@ -15,8 +15,9 @@ keeps it for every place of a density near to that one. A rate that fails with a
 or twice the error of the first seed) is not taken: the best rate of the first seed is tried with the others, then the best of
 those that remain; one next to a rate that failed gives way to the next smaller one if that is as good within 2%. A method stays
 at the default rate, and this is not tried with other seeds, unless a rate failed or another is better by more than seeds differ
-by. What passes here and fails in the study's longer trainings, on the validation split, is a failed rate too (`failed_later`).
-The test split stays closed. `_plan.py` reads the files.
+by. What passes here and falls to chance in the study's longer trainings, on the validation split, is a failed rate too
+(`failed_later`); rates of the autoencoder that turned NaN only there were kept, and the study names the runs that it stopped for
+them. The test split stays closed. `_plan.py` reads the files.
 """
 
 from __future__ import annotations
