@@ -113,7 +113,7 @@ def _shared_gradients(operations: Sequence[Operation]) -> dict[Value, Value]:
 
     Backward runs the operations from the last to the first. The gradient of a sum's output is complete when the sum runs, and
     is that of both inputs. An input that others read as well has more added to it; that must come after the producer of the
-    other input has read it.
+    other input has read it, and after those of whatever else lives in that memory.
     """
     producers = {
         operation.output.root: position for position, operation in enumerate(operations) if not isinstance(operation, Output)
@@ -132,6 +132,32 @@ def _shared_gradients(operations: Sequence[Operation]) -> dict[Value, Value]:
             same = x.root is x and x.needs and x.delta_pad == y.delta_pad and y.root is y
             alone = not readers and not x.gated
             after = bool(readers) and max(readers) < producers.get(other.root, -1)
-            if same and (alone or after):
+            if same and (alone or after) and _complete({**aliases, x: y}, operations, producers):
                 aliases[x] = y
     return aliases
+
+
+def _complete(aliases: dict[Value, Value], operations: Sequence[Operation], producers: dict[Value, int]) -> bool:
+    """Whether every producer, when it runs backward, finds the gradient of its output in the memory that it shares.
+
+    That is what readers of the output and of the sums above it have added there, all of it and nothing else.
+    """
+    added: dict[Value, set[int]] = {}
+    for position, operation in enumerate(operations):
+        for x in operation.inputs:
+            if aliases.get(x.root) is not operation.output:  # what lives in the sum's memory is there already
+                added.setdefault(x.root, set()).add(position)
+    groups: dict[Value, list[Value]] = {}
+    own: dict[Value, set[int]] = {}
+    for value in {*aliases, *aliases.values()}:
+        home, own[value] = value, set(added.get(value, ()))
+        while home in aliases:
+            home = aliases[home]
+            own[value] |= added.get(home, set())
+        groups.setdefault(home, []).append(value)
+    for members in groups.values():
+        for value in members:
+            present = {at for other in members for at in added.get(other, ()) if at >= producers.get(value, -1)}
+            if present != own[value]:
+                return False
+    return True

@@ -230,7 +230,11 @@ def _reshape(network: Network, x: Value, *shape: Any) -> Value:
     target = tuple(total // known if size == -1 else size for size in sizes[1:])
     if math.prod(target) != total or len(target) not in (1, 3):
         raise network.refuse(f"from {x.shape} to {target}")
-    return x if target == x.shape else network.add(Reshape(x, Value(target)))
+    if target == x.shape:
+        return x
+    if len(target) == 3 and len(x.shape) == 3:  # through a vector: a copy between borders knows one image only
+        x = network.add(Reshape(x, Value((total,))))
+    return network.add(Reshape(x, Value(target)))
 
 
 def _flatten(network: Network, x: Value, start_dim: int = 0, end_dim: int = -1) -> Value:

@@ -242,7 +242,7 @@ def gate_calls(tables: Tables, x: Value, gated: bool) -> list[Call]:
     """The gate of a fused ReLU as a pass of its own."""
     if not gated:
         return []
-    value, delta = tables.layout(x), tables.delta_layout(x)
+    value, delta = tables.layout(x.root), tables.delta_layout(x.root)
     channels, lines, width = x.root.image
     args = [0] * activation.WORDS
     args[activation.STRIDES + 2 : activation.STRIDES + 4] = [value.channel, value.line]

@@ -300,7 +300,7 @@ class Plus(Operation):
         for x in self.inputs:
             if x.root.needs:
                 add, gated = tables.contribute(x.root)
-                if x.root in tables.plan.network.lifetimes.aliases:
+                if tables.plan.network.lifetimes.aliases.get(x.root) is self.output:  # x may live in another sum's memory
                     continue
                 same = Region(x, self.output, size=x.image)
                 calls += [*same._call(tables, back=True, add=add), *gate_calls(tables, x, gated)]
