@@ -91,7 +91,7 @@ def multiply_adds(problem: Problem) -> tuple[int, ...]:
 
     hooks = [layer.register_forward_hook(count) for layer in model.modules()]
     with torch.no_grad():
-        model(problem.split("train").inputs[:1])
+        model(problem.split("train").inputs[:1].clone())
     for hook in hooks:
         hook.remove()
     return tuple(uses[name] for name in problem.space.names)

@@ -81,7 +81,7 @@ def _outputs(module: nn.Module, inputs: Tensor) -> Tensor:
     probe = copy.deepcopy(module).eval()
     try:
         with seeds.isolated(), torch.no_grad():
-            outputs = probe(inputs)
+            outputs = probe(inputs.clone())  # it may change them
     except Exception as error:
         hint = "" if inputs.is_floating_point() else ", and integers stay as they are: give floats where no token ids are meant"
         what = f"the model fails on inputs of shape {tuple(inputs.shape)} ({first_line(error)})"

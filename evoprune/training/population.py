@@ -309,7 +309,7 @@ class Population:
     def _finish_epoch(self, train_loss: Any) -> None:
         counts = [mask.count for mask in self.masks]
         values = self._evaluate("validation")
-        self.trace.failed |= ~np.isfinite(train_loss) | ~self._finite()
+        self.trace.failed |= ~np.isfinite(train_loss) | ~np.isfinite(values["loss"]) | ~self._finite()
         self.trace.add(
             self.epoch,
             {
@@ -329,7 +329,7 @@ class Population:
             bad = self.parameters.owners(name)[~torch.isfinite(value.detach())]
             good[bad.unique().cpu().numpy()] = False
         for value in self.parameters.stacked.values():
-            good &= torch.isfinite(value.detach()).flatten(1).all(1).cpu().numpy()
+            good &= torch.isfinite(value.detach()).reshape(len(self), -1).all(1).cpu().numpy()
         return good
 
     # ---- asking -------------------------------------------------------------------------------------------------

@@ -143,7 +143,8 @@ class Ticket:
         dtype = next(iter(self.weights.values())).dtype
         with torch.no_grad():
             for x, y in zip(split.inputs.split(1000), targets.split(1000), strict=True):
-                outputs = module.to(dtype)(x.to(dtype) if x.is_floating_point() else x).unsqueeze(0)
+                own = x.to(dtype if x.is_floating_point() else x.dtype, copy=True)  # which the model may change
+                outputs = module.to(dtype)(own).unsqueeze(0)
                 loss += float(problem.loss.per_sample(outputs, y).double().sum())
                 if problem.task == "classification":
                     right += int(hits(outputs, y).sum())

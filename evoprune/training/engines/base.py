@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Protocol
 
 import torch
@@ -14,7 +14,7 @@ from evoprune.problems.losses import Loss
 from evoprune.registry import Registry
 from evoprune.training.parameters import Parameters
 
-__all__ = ["ENGINES", "Chunk", "Engine", "FusedEvaluation", "FusedStep"]
+__all__ = ["ENGINES", "Chunk", "Engine", "FusedEvaluation", "FusedStep", "hooked"]
 
 
 class Chunk(nn.Module, ABC):
@@ -105,6 +105,10 @@ class Engine(ABC):
         self.limit = held // 2
         return True
 
+    def prepare(self, shape: Sequence[int]) -> None:
+        """Raise `UnsupportedLayer` where the shape of a sample, of one input, shows that this engine cannot run the model."""
+        return  # the default waits for the first batch
+
     def compile(self) -> None:
         """Run what is trained through `torch.compile` from now on."""
         raise NotImplementedError
@@ -134,6 +138,15 @@ class Engine(ABC):
 
 ENGINES: Registry[Callable[..., Engine]] = Registry("engine")
 """Engine classes, or functions that load one first: `ENGINES[name](model, space, batch_size=…, device=…, dtype=…)`."""
+
+
+def hooked(model: nn.Module, *, backward: bool) -> str | None:
+    """The first layer with hooks on its backward pass, or with any hooks at all, for a message; None where there is none."""
+    kinds = ("_backward_hooks", "_backward_pre_hooks") + (() if backward else ("_forward_hooks", "_forward_pre_hooks"))
+    for name, module in model.named_modules():
+        if any(getattr(module, kind) for kind in kinds):
+            return f"the layer {name!r} ({type(module).__name__})" if name else type(module).__name__
+    return None
 
 
 def _view(value: Tensor, span: slice) -> Tensor:

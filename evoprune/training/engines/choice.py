@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from evoprune import seeds
-from evoprune.errors import UnsupportedLayer
+from evoprune.errors import EvopruneError, UnsupportedLayer
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
+from evoprune.problems.files import first_line
 from evoprune.training.engines.base import ENGINES, Engine
+from evoprune.training.memory import out_of_memory
 from evoprune.training.parameters import Parameters
 
 __all__ = ["make_engine", "sparse_suits"]
@@ -49,6 +51,7 @@ def make_engine(
         if compile and not engine.compilable:
             raise UnsupportedLayer(f"the {engine.name} engine is not compiled: use engine='dense', or compile=False")
         engine.precision = precision
+        engine.prepare(sample.shape[1:])
         if compile:
             engine.compile()
         return engine
@@ -80,8 +83,16 @@ def sparse_suits(space: MaskSpace, masks: tuple[Mask, ...], device: torch.device
 
 
 def _probe(engine: Engine, parameters: Parameters, sample: torch.Tensor) -> None:
-    with seeds.isolated(), torch.no_grad():
-        chunk = engine.chunk(parameters, 0, 1)
-        chunk.states = {name: value.clone() for name, value in chunk.states.items()}
-        for mode in (True, False):
-            chunk.train(mode)(sample)
+    """Raise `UnsupportedLayer` where a few inputs show that the engine cannot run the model, for whatever reason."""
+    try:
+        with seeds.isolated(), torch.no_grad():
+            chunk = engine.chunk(parameters, 0, 1)
+            chunk.states = {name: value.clone() for name, value in chunk.states.items()}
+            for mode in (True, False):
+                chunk.train(mode)(sample)
+    except EvopruneError:
+        raise
+    except Exception as error:  # it runs the user's code, in ways that torch may not know
+        if out_of_memory(error):
+            raise
+        raise UnsupportedLayer(f"the {engine.name} engine fails on this model ({first_line(error)})") from error

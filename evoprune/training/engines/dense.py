@@ -12,7 +12,7 @@ from torch.func import functional_call, vmap
 
 from evoprune.errors import UnsupportedLayer
 from evoprune.masks.space import MaskSpace
-from evoprune.training.engines.base import ENGINES, Chunk, Engine
+from evoprune.training.engines.base import ENGINES, Chunk, Engine, hooked
 from evoprune.training.engines.batch_last import batch_last
 from evoprune.training.engines.loop import ScatteredChunk
 from evoprune.training.memory import out_of_memory
@@ -34,6 +34,9 @@ IMAGE_ROWS = 64
 BATCH_LAST_ON = ("cuda",)
 """Devices on which products of Linear layers are computed batch-last (see `batch_last`)."""
 
+UNVMAPPABLE = ("vmap", "data-dependent control flow", "Batching rule")
+"""Words of torch's errors for what `vmap` cannot do."""
+
 Forward = Callable[[dict[str, Tensor], dict[str, Tensor], Tensor, bool], Tensor]
 
 
@@ -52,7 +55,7 @@ class _DenseChunk(ScatteredChunk):
         try:
             return self.engine.forward(values, states, batch, shared)
         except RuntimeError as error:
-            if "vmap" in str(error) or "data-dependent control flow" in str(error):
+            if any(word in str(error) for word in UNVMAPPABLE):
                 raise UnsupportedLayer(
                     f"the dense engine cannot vmap this model ({str(error).splitlines()[0]}): use engine='loop'"
                 ) from error
@@ -69,6 +72,9 @@ class DenseEngine(Engine):
     compilable = True
 
     def __init__(self, model: nn.Module, space: MaskSpace, *, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        name = hooked(model, backward=True)
+        if name is not None:
+            raise UnsupportedLayer(f"the dense engine runs no backward hooks, and {name} has some: use engine='loop'")
         if device.type in BATCH_LAST_ON:
             model = batch_last(copy.deepcopy(model))
         super().__init__(model, space, batch_size=batch_size, device=device, dtype=dtype)

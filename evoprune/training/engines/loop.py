@@ -39,7 +39,8 @@ class ScatteredChunk(Chunk):
 
     def _outputs(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
         with autocast(self.engine.precision, batch.device):
-            return self.run(weights, states, batch, shared).to(self.engine.dtype)
+            own = batch.clone()  # a model may change its input, which is the next chunk's, and the data set
+            return self.run(weights, states, own, shared).to(self.engine.dtype)
 
     def forward(self, batch: Tensor, shared: bool = True) -> Tensor:
         return self._outputs(self.dense_weights(), self.states, batch, shared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,10 @@ class BlockEngine(Engine):
 
     def chunk(self, parameters: Parameters, start: int, stop: int) -> Chunk:
         return BlockChunk(self, parameters, start, stop)
+
+    def prepare(self, shape: Sequence[int]) -> None:
+        for training in self.traces:
+            self.network(training, tuple(shape))
 
     def network(self, training: bool, shape: tuple[int, ...]) -> Network:
         """The model lowered for one mode and one shape of a sample."""

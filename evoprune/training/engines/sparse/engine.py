@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -98,6 +98,10 @@ class SparseEngine(Engine):
     def structures(self, parameters: Parameters, start: int, stop: int) -> dict[Hashable, Sparse]:
         """Where the sparse matrices of individuals start … stop - 1 are kept, for all chunks of them."""
         return self._structures.setdefault(parameters, {}).setdefault((start, stop), {})
+
+    def prepare(self, shape: Sequence[int]) -> None:
+        for training in self.traces:
+            self.network(training, tuple(shape))
 
     def network(self, training: bool, shape: tuple[int, ...]) -> Network:
         """The model lowered for one mode and one shape of a sample."""

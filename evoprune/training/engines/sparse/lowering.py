@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections import Counter
@@ -14,6 +15,8 @@ from torch import Tensor, fx, nn
 
 from evoprune.errors import UnsupportedLayer
 from evoprune.masks.graph import InPlaceTracer
+from evoprune.problems.files import first_line
+from evoprune.training.engines.base import hooked
 from evoprune.training.engines.sparse.in_place import rebind
 from evoprune.training.engines.sparse.lifetimes import Lifetimes
 from evoprune.training.engines.sparse.operations import Activation, Operation, Output, Product
@@ -35,20 +38,28 @@ def unsupported(what: str) -> UnsupportedLayer:
     return UnsupportedLayer(f"the sparse engine cannot run {what}: use engine='dense'")
 
 
+class _Tracer(InPlaceTracer):
+    """Refuses what a graph does not show."""
+
+    def create_node(self, *args: Any, **options: Any) -> fx.Node:
+        if not torch.is_grad_enabled():
+            raise ValueError("it turns gradients off")
+        return super().create_node(*args, **options)
+
+
 class Trace:
-    """A model traced for training or for evaluation; the model itself is left as it was."""
+    """A copy of a model traced for training or for evaluation, each module in the mode that the model's `train` gives it."""
 
     def __init__(self, model: nn.Module, training: bool) -> None:
-        modes = [(module, module.training) for module in model.modules()]
-        model.train(training)
+        name = hooked(model, backward=False)
+        if name is not None:
+            raise unsupported(f"{name}, which has hooks")
+        model = copy.deepcopy(model).train(training)  # forward may set attributes
         try:
-            self.graph = InPlaceTracer().trace(model)
+            with torch.enable_grad():
+                self.graph = _Tracer().trace(model)
         except Exception as error:  # tracing runs the user's code
-            line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            raise unsupported(f"{type(model).__name__}, whose forward cannot be traced ({line})") from error
-        finally:
-            for module, mode in modes:
-                module.training = mode
+            raise unsupported(f"{type(model).__name__}, whose forward cannot be traced ({first_line(error)})") from error
         self.modules = dict(model.named_modules())
         rebind(self.graph, self.modules, unsupported)
         for node in reversed(list(self.graph.nodes)):
@@ -67,7 +78,7 @@ class Trace:
         for node in self.graph.nodes:
             if node.op == "call_module":
                 module = self.modules[node.target]
-                if type(module) not in MODULES:
+                if type(module) not in MODULES or "forward" in vars(module):
                     raise unsupported(f"the layer {node.target!r} ({type(module).__name__})")
                 if isinstance(module, nn.Conv2d) and not _plain(module):
                     raise unsupported(
@@ -134,6 +145,8 @@ class Network:
                     self._place = f"{getattr(node.target, '__name__', node.target)} in forward"
                 try:
                     results[node] = rule(self, *given, **ready(node.kwargs))
+                except UnsupportedLayer:
+                    raise
                 except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
                     raise unsupported(f"{self._place} here ({error})") from error
 
@@ -148,6 +161,8 @@ class Network:
 
     def name(self, parameter: Tensor | None) -> str | None:
         """Name of a parameter in the space (tied ones go by their first name)."""
+        if parameter is not None and id(parameter) not in self.trace.names:
+            raise self.refuse("with a tensor that is no parameter of the model")
         return None if parameter is None else self.trace.names[id(parameter)]
 
     def add(self, operation: Operation) -> Value:
@@ -332,7 +347,7 @@ def _norm(network: Network, layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Value) ->
         tracked=network.name(layer.num_batches_tracked),
         epsilon=layer.eps,
         momentum=layer.momentum,
-        batch_statistics=network.training or layer.running_mean is None,
+        batch_statistics=layer.training or layer.running_mean is None,
     )
     return network.add(Norm(x, Value(x.shape), options))
 
@@ -428,7 +443,7 @@ MODULES: dict[type[nn.Module], Rule] = {
     nn.MaxPool2d: _of(_max_pool, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     nn.AvgPool2d: _of(_avg_pool, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     nn.AdaptiveAvgPool2d: _of(_adaptive_pool, "output_size"),
-    nn.Dropout: lambda network, layer, x: _dropout(network, x, layer.p, network.training),
+    nn.Dropout: lambda network, layer, x: _dropout(network, x, layer.p, layer.training),
 }
 
 FUNCTIONS: dict[Any, Rule] = {

@@ -1,0 +1,229 @@
+"""What users' own modules do beside their layers: computed as torch does, or refused, and data stay as they are."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evoprune.errors import TrainingFailed, UnsupportedLayer
+from tests.tiny import own
+from tests.training.test_fused import assert_close, masks_of, population
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Plain(nn.Module):
+    """Two layers, and what comes in between."""
+
+    def __init__(self, features: int = 6) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(features, 8), nn.Linear(8, 3)
+
+    def between(self, h: Tensor) -> Tensor:
+        return torch.relu(h)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.between(self.first(x)))
+
+
+class Frozen(Plain):
+    """Its batch norm and its dropout never train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout(0.5)
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.norm.eval()
+        self.drop.eval()
+        return self
+
+    def between(self, h: Tensor) -> Tensor:
+        return self.drop(torch.relu(self.norm(h)))
+
+
+def test_modules_stay_in_the_mode_that_train_gives_them() -> None:
+    loop, sparse = (population(own(Frozen), engine) for engine in ("loop", "sparse"))
+    assert_close(loop.train(2), sparse.train(2))
+    assert not sparse.parameters.buffers["norm.running_mean"].any()
+
+
+class Remembering(Plain):
+    """Keeps what it saw last."""
+
+    def between(self, h: Tensor) -> Tensor:
+        self.seen = h
+        return torch.relu(h)
+
+
+def test_a_trace_leaves_nothing_on_the_model() -> None:
+    sparse = population(own(Remembering))
+    assert not hasattr(sparse.engine.model, "seen")
+    assert_close(population(own(Remembering), "loop").train(1), sparse.train(1))
+
+
+class WithoutGradients(Plain):
+    def between(self, h: Tensor) -> Tensor:
+        with torch.no_grad():
+            scale = torch.sigmoid(h)
+        return h + scale
+
+
+def hooks(kind: str, where: str = "first") -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        model = Plain()
+        module = model.get_submodule(where)
+        getattr(module, f"register_{kind}_hook")(lambda *_: None)
+        return model
+
+    return build
+
+
+def replaced_forward() -> nn.Module:
+    model = Plain()
+    model.first.forward = lambda x: x @ model.first.weight.t()
+    return model
+
+
+class Foreign(Plain):
+    def between(self, h: Tensor) -> Tensor:
+        return nn.functional.linear(h, self.matrix)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = torch.ones(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (WithoutGradients, "turns gradients off"),
+        (hooks("forward"), "'first'.*has hooks"),
+        (hooks("forward_pre", ""), "Plain, which has hooks"),
+        (hooks("full_backward", "last"), "'last'.*has hooks"),
+        (replaced_forward, "'first'"),
+        (Foreign, "no parameter of the model"),
+    ],
+)
+def test_what_no_kernel_shows_is_refused(build: Callable[[], nn.Module], why: str) -> None:
+    problem = own(build)
+    with pytest.raises(UnsupportedLayer, match=f"{why}.*engine='dense'"):
+        population(problem)
+    assert population(problem, "auto").engine.name in ("dense", "loop")
+
+
+def test_backward_hooks_are_left_to_the_loop() -> None:
+    problem = own(hooks("full_backward"))
+    with pytest.raises(UnsupportedLayer, match=r"'first'.*engine='loop'"):
+        population(problem, "dense")
+    assert population(problem, "auto").engine.name == "loop"
+
+
+# ---- auto ---------------------------------------------------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    """No vmap goes through an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.last = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.read(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "engine"),
+    [
+        (Recurrent, (2, 3), "loop"),
+        (lambda: nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Flatten(), nn.Linear(10, 3)), (2, 3), "dense"),
+        (lambda: nn.Sequential(nn.Conv2d(1, 2, 2, padding="same"), nn.Flatten(), nn.Linear(32, 3)), (1, 4, 4), "dense"),
+    ],
+)
+def test_auto_takes_the_first_engine_that_can(
+    build: Callable[[], nn.Module], shape: tuple[int, ...], engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    problem = own(build, shape)
+    with caplog.at_level(logging.WARNING, "evoprune"):
+        found = population(problem, "auto", masks_of(problem.space, 3, 0.3))
+    assert found.engine.name == engine
+    assert "not sparse" in caplog.text
+    assert_close(population(problem, "loop").train(1), found.train(1))
+
+
+def test_a_shape_without_a_kernel_is_refused_before_training() -> None:
+    problem = own(lambda: nn.Sequential(nn.Linear(3, 5), nn.Flatten(), nn.Linear(10, 3)), (2, 3))
+    with pytest.raises(UnsupportedLayer) as refusal:
+        population(problem)
+    assert str(refusal.value).count("the sparse engine cannot run") == 1
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------------
+
+
+class Changing(Plain):
+    """Scales its input in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.div_(2))
+
+
+@pytest.mark.parametrize("engine", ["loop", "dense"])
+def test_a_model_that_changes_its_input_changes_no_data(engine: str) -> None:
+    problem = own(Changing)
+    before = {name: problem.split(name).inputs.clone() for name in ("train", "validation")}
+    generation = population(problem, engine, dtype="float32")
+    pd.testing.assert_frame_equal(generation.evaluate(), generation.evaluate())
+    ticket = generation.train(1).ticket(0)
+    assert ticket.test() == ticket.test()
+    for name, inputs in before.items():
+        assert torch.equal(problem.split(name).inputs, inputs)
+    rows: list[Any] = [generation.parameters.row(row) for row in range(3)]
+    for row, mask in enumerate(generation.masks):
+        alone = population(problem, engine, [mask], dtype="float32").train(1).parameters.row(0)
+        for name, value in alone.items():
+            torch.testing.assert_close(rows[row][name], value)
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------------
+
+
+class Scaled(Plain):
+    """A learned temperature, a parameter without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.tensor(1.5))
+
+    def between(self, h: Tensor) -> Tensor:
+        return torch.tanh(h * self.temperature)
+
+
+@pytest.mark.parametrize("engine", ["loop", "dense"])
+def test_a_parameter_without_dimensions_trains(engine: str) -> None:
+    generation = population(own(Scaled), engine).train(1)
+    assert not generation.trace.failed.any()
+    assert not torch.equal(generation.parameters.stacked["temperature"], generation.parameters.initial["temperature"])
+
+
+class NanInEvaluation(Plain):
+    """Gives NaN where it does not train, but for the two samples that a problem tries it on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x)
+        return outputs if self.training or len(x) == 2 else outputs * torch.nan
+
+
+def test_a_validation_loss_of_nan_is_a_failure() -> None:
+    generation = population(own(NanInEvaluation), "loop")
+    with pytest.raises(TrainingFailed, match="turned NaN"):
+        generation.train(1)
+    assert generation.trace.failed.all()
