@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import evoprune as ep
 from evoprune import cli, runs
 from evoprune.compare import Comparison, compare, workers
 from evoprune.compare.cells import cells_of
+from evoprune.compare.folder import run_folder
 from evoprune.compare.work import open_tests, train
 from evoprune.errors import DamagedFile, EvopruneError, InputError, TrainingFailed, UnknownName
 from evoprune.methods import METHODS
@@ -491,8 +493,43 @@ def test_a_model_too_small_for_the_usual_sparsity_is_compared_at_another(tmp_pat
     assert not (tmp_path / "b").exists()
 
 
-def test_a_refused_method_leaves_no_folder_though_another_ran_before_it(tmp_path: Path) -> None:
-    out = tmp_path / "made" / "here"
+def test_a_run_that_is_refused_late_is_named_and_costs_no_finished_run(problem: ep.Problem, tmp_path: Path) -> None:
+    asked = {**ASKED, "sparsities": (0.95, 0.5), "start_sparsity": 0.9}
+    with pytest.raises(InputError, match=r"^dissipating-0\.5-seed0: .*start_sparsity"):
+        compare(["random", "dissipating"], problem, out=tmp_path / "out", **asked)
+    kept = {path.parent.name for path in finished_in(tmp_path / "out")}
+    assert kept == {"random-0.95-seed0", "random-0.5-seed0", "dissipating-0.95-seed0"}
+    with pytest.raises(InputError, match=r"^dissipating-0\.5-seed0: "):
+        compare(["random", "dissipating"], problem, out=tmp_path / "out", **asked)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
+def test_a_run_that_another_process_is_making_costs_nobody_a_run(problem: ep.Problem, tmp_path: Path) -> None:
+    import fcntl
+
+    asked = {"sparsities": (0.8,), "seeds": 1, "epochs": 3, "engine": "loop", "workers": 1}
+    search = {"fitness_epochs": 1, "mu": 2, "lambda_": 2, "ngen": 1}
+    [cell] = cells_of(["evolve"], {"": problem}, (0.8,), [0], {"epochs": 3, "engine": "loop", **search})
+    other = run_folder(tmp_path / "out", problem, cell)
+    with ExitStack() as held:
+
+        def another_begins(done: int, total: int) -> None:
+            if done == 1:
+                with other.opened():
+                    journal = held.enter_context((other.path / "journal.jsonl").open("wb"))
+                    fcntl.flock(journal, fcntl.LOCK_EX)
+
+        found = compare(["random", "evolve"], problem, out=tmp_path / "out", progress=another_begins, **asked, **search)
+        assert [path.parent.name for path in finished_in(tmp_path / "out")] == ["random-0.8-seed0"]
+        assert "another --out" in found.failures["evolve-0.8-seed0"]
+    assert not compare(["random", "evolve"], problem, out=tmp_path / "out", **asked, **search).failures
+
+
+def test_a_refused_comparison_leaves_alone_what_joined_it(problem: ep.Problem, tmp_path: Path) -> None:
+    def another_joins(done: int, total: int) -> None:
+        (tmp_path / "out" / "runs" / "theirs").mkdir(parents=True)
+        runs.write_json(tmp_path / "out" / "compare.json", setup_in(tmp_path / "out"))
+
     with pytest.raises(InputError, match="k=0"):
-        compare(["random", "kstarts"], ep.Problem("mlp:8"), sparsities=[0.5], seeds=1, out=out, workers=1, k=0, epochs=3)
-    assert list(tmp_path.iterdir()) == []
+        compare(["kstarts"], problem, out=tmp_path / "out", progress=another_joins, **{**ASKED, "k": 0})
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["compare.json", "log.txt", "runs", "theirs"]

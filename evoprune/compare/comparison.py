@@ -9,7 +9,7 @@ from typing import Any
 
 from evoprune.compare.cells import cells_of, check_seeds, named_problems
 from evoprune.compare.costs import Costs, check_target, equalised
-from evoprune.compare.folder import LOG, SETUP, find_folder, finished_runs, merged, missing_cells, setup_of, withdraw
+from evoprune.compare.folder import LOG, SETUP, find_folder, finished_runs, merged, missing_cells, setup_of, withdraw, written
 from evoprune.compare.outcome import Comparison, write_outcome
 from evoprune.compare.work import Progress, open_tests, price, train
 from evoprune.compare.workers import check_workers, fitting, pool
@@ -54,8 +54,8 @@ def compare(
     worker; the same number gives the same results for any workers. progress: called with (finished, all) runs. options: epochs
     and the like; each goes to the methods that know it.
 
-    Raises `InputError` before any work where it can, and as soon as a run refuses its arguments; `TrainingFailed` when no run
-    came to an end. A run that fails otherwise is reported in `failures`, and the others are kept.
+    Raises `InputError` before any work where it can, and as soon as a run refuses its arguments (finished runs are kept);
+    `TrainingFailed` when no run came to an end. A run that fails otherwise is reported in `failures`, and the others are kept.
     """
     problems, target = named_problems(problem), check_target(equal_cost, methods)
     cells = cells_of(methods, problems, sparsities, check_seeds(seeds), options)
@@ -65,9 +65,10 @@ def compare(
     if target is None:
         missing_cells(folder, problems, cells)  # refuses before anything is made
     fresh, made = not entries(folder), make_folder(folder)
-    trained = False
+    trained, mine = False, None
     try:
         write_json(folder / SETUP, merged(folder, setup))
+        mine = written(folder)
         with logging_to(folder / LOG), pool(fitting(most, problems, cells), threads) as executor:
             if target is not None:
                 costs = Costs(folder, lambda these: price(executor, problems, these, threads))
@@ -82,5 +83,5 @@ def compare(
             return write_outcome(folder, problems, cells, failures, test=test)
     except InputError:
         if fresh and not trained:  # what goes wrong with tables or the test split costs no run
-            withdraw(folder, made)
+            withdraw(folder, made, mine)
         raise

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.tables import prunes
 from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem
-from evoprune.runs import RESULT, Arguments, RunFolder, empty_folder, entries, read_json, read_result, remove_folders
+from evoprune.runs import RESULT, Arguments, RunFolder, entries, read_json, read_result, remove_folders
 from evoprune.training.options import Training
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "run_folder",
     "setup_of",
     "withdraw",
+    "written",
 ]
 
 log = logging.getLogger("evoprune")
@@ -150,14 +152,20 @@ def _results(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
         yield "" if problem == "." else problem, path.parent, read_result(path)
 
 
-def withdraw(folder: Path, made: list[Path]) -> None:
-    """A refused comparison leaves nothing behind, unless runs of more than one seed are finished.
+def written(folder: Path) -> tuple[int, int] | None:
+    """Which writing of the setup lies there: every call that joins the folder writes its own."""
+    try:
+        found = (folder / SETUP).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
-    Every method and sparsity has its turn in the first seed, so arguments are refused there; what goes wrong later is not
-    worth a night's runs.
-    """
-    finished = {path.parent.name.rpartition("-seed")[2] for path in (folder / RUNS).rglob(RESULT)}
-    if len(finished) > 1:
+
+def withdraw(folder: Path, made: list[Path], setup: tuple[int, int] | None) -> None:
+    """A refused comparison leaves nothing behind, unless a run is finished, or another call has joined since `setup`."""
+    if any((folder / RUNS).rglob(RESULT)) or written(folder) != setup:
         return
-    empty_folder(folder)
+    shutil.rmtree(folder / RUNS, ignore_errors=True)
+    for name in (SETUP, COSTS, LOG):
+        (folder / name).unlink(missing_ok=True)
     remove_folders(made)

@@ -50,7 +50,7 @@ def train(
         progress(done, total)
     for cell, found in each(executor, _train_cell, missing, folder, problems, threads):
         if isinstance(found, InputError):
-            raise found
+            raise InputError(f"{cell.name}: {found}")
         if isinstance(found, Exception):
             failures[cell.name] = f"{cell.name}: {said(found)}"
             log.error("%s", failures[cell.name])

@@ -35,8 +35,8 @@ class Journal:
     parts: what decides an evaluation (problem, training, objectives, …); a journal with other parts is refused.
     about: what a reader likes to know besides. records: the finished evaluations by id.
 
-    Raises `InputError` when the file belongs to another configuration, is no journal, cannot be written, or another process
-    is writing it; `DamagedFile` for a damaged line. In all these cases the file is left as it is.
+    Raises `InputError` when the file belongs to another configuration, is no journal or cannot be written, `DamagedFile` for a
+    damaged line, `EvopruneError` while another process is writing it. In all these cases the file is left as it is.
     """
 
     def __init__(self, path: str | os.PathLike[str], parts: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> None:
