@@ -47,6 +47,16 @@ SPARSITY = 0.95
 RESULT, TICKET, HISTORY, TRACE, JOURNAL, LOG = (
     *("result.json", "ticket.safetensors", "history.csv", "trace.csv", "journal.jsonl", "log.txt"),
 )
+NEEDED = ("method", "seed", "metric", "val_score", "test_score", "ledger", "arguments")
+MAYBE = (int, float, type(None))
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("method", "metric", "data", "model", "arguments.hash", "ledger.device", "ledger.engine"), str),
+    **dict.fromkeys(("ledger", "arguments", "arguments.options", "arguments.problem", "arguments.versions"), dict),
+    **dict.fromkeys(("val_score", "test_score", "val_accuracy", "test_accuracy", "sparsity", "sparsity_obtained"), MAYBE),
+    **dict.fromkeys(("seed", "prunable", "survivors", "ledger.samples"), int),
+    **{"layers": list, "ledger.wall_s": MAYBE, "ledger.dense_equivalent_epochs": MAYBE},
+}
+"""What parts of a `result.json` are, where they are there."""
 LEFTOVER = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")  # of an atomic write that was killed
 STAMP = re.compile(r"arguments ([0-9a-f]{32})$")
 
@@ -342,10 +352,24 @@ def remove_folders(folders: list[Path]) -> None:
             folder.rmdir()
 
 
+class _LogFile(logging.FileHandler):
+    """A full disk costs lines of the log, never the run that they are about."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Nothing, where logging would print a traceback for every line."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Append what the package logs to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Append what the package logs to a file. Raises `InputError` when it cannot be opened."""
+    try:
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror or error}): choose another folder with --out") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     before = log.level
     log.addHandler(handler)
@@ -401,17 +425,28 @@ def load_runs(folder: str | os.PathLike[str]) -> pd.DataFrame:
 def read_result(path: Path) -> dict[str, Any]:
     """The content of a `result.json`. Raises `DamagedFile` when it is none."""
     found = read_json(path, lost="the result")
-    needed = ("method", "seed", "metric", "val_score", "test_score", "ledger", "arguments")
-    if not all(name in found for name in needed):
+    if not all(name in found for name in NEEDED):
         raise DamagedFile(f"{path} is no result of evoprune: move it elsewhere")
+    parts = {**found, **{f"arguments.{name}": value for name, value in _mapping(found["arguments"]).items()}}
+    parts |= {f"ledger.{name}": value for name, value in _mapping(found["ledger"]).items()}
+    for name, kinds in KINDS.items():
+        if name in parts and (not isinstance(parts[name], kinds) or isinstance(parts[name], bool)):
+            wrong = f"{name} is {parts[name]!r}"
+            raise DamagedFile(f"{path} is damaged ({wrong[:80]}): the result cannot be read, delete this file and run again")
     return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def read_json(path: Path, *, lost: str) -> dict[str, Any]:
     """The mapping in a JSON file. Raises `DamagedFile` when there is none to be read."""
     try:
         found = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise DamagedFile(f"cannot read {path} ({error.strerror or error}): check its permissions") from None
+    except ValueError as error:
         raise DamagedFile(f"{path} is damaged ({error}): {lost} cannot be read, delete this file and run again") from None
     if not isinstance(found, dict):
         raise DamagedFile(f"{path} holds no JSON object: {lost} cannot be read, delete this file and run again")

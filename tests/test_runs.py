@@ -284,6 +284,27 @@ def test_a_read_only_folder_is_refused_before_any_work(problem: ep.Problem, tmp_
         tmp_path.chmod(0o700)
 
 
+def test_a_log_that_cannot_be_opened_is_one_line(problem: ep.Problem, tmp_path: Path) -> None:
+    run(problem, tmp_path)
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(InputError, match=r"^cannot write .*log\.txt \(.*\): choose another folder"):
+        run(problem, tmp_path, test=True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_costs_the_log_and_not_the_run(
+    problem: ep.Problem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = run(problem, tmp_path)
+    (tmp_path / "log.txt").unlink()
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    after = run(problem, tmp_path, test=True)
+    assert after["mask_hash"] == before["mask_hash"]
+    assert after["test_score"] is not None
+    assert capsys.readouterr().err == ""
+
+
 def test_a_failed_run_says_why_in_its_log_and_can_be_repeated(problem: ep.Problem, tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(TrainingFailed):
@@ -313,6 +334,26 @@ def test_a_damaged_result_is_named(problem: ep.Problem, tmp_path: Path, untraina
     (tmp_path / "result.json").write_text('{"method": "rand')
     with pytest.raises(DamagedFile, match=r"result\.json"):
         run(problem, tmp_path)
+
+
+def test_a_result_that_may_not_be_read_is_not_called_damaged(problem: ep.Problem, tmp_path: Path, untrainable: None) -> None:
+    (tmp_path / "result.json").mkdir()  # root may read every file, and nobody a folder
+    with pytest.raises(DamagedFile, match=r"^cannot read .*result\.json \(.*\): check its permissions$"):
+        run(problem, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("seed", "0"), ("ledger", []), ("arguments", "x"), ("val_score", "good"), ("metric", None), ("layers", {})],
+)
+def test_a_result_with_a_value_of_another_kind_is_left_out(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, part: str, value: object
+) -> None:
+    for name, content in (("good", finished[1]), ("bad", {**finished[1], part: value})):
+        (tmp_path / name).mkdir()
+        runs.write_json(tmp_path / name / "result.json", content)
+    page = ep.report(tmp_path).read_text()
+    assert f"bad/result.json is damaged ({part} is " in page
 
 
 def test_a_damaged_result_costs_no_evaluation_that_a_journal_holds(problem: ep.Problem, tmp_path: Path) -> None:
