@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -111,6 +112,10 @@ class Method:
             check_sparsity(one)
         if isinstance(options.get("allocation"), str):
             ALLOCATIONS[options["allocation"]]  # also where it would not be used
+        for name, value in options.items():
+            for one in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(one, float) and not math.isfinite(one):  # JSON has none, so the run would not be known again
+                    raise InputError(f"{name}={value!r} is not usable: give a finite number")
 
     def __call__(self, problem: Problem, **options: Any) -> Ticket:
         if not isinstance(problem, Problem):

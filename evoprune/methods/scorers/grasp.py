@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from evoprune.methods.scorers.probe import Probe
-from evoprune.methods.scorers.scorer import Scores, scorer
+from evoprune.methods.scorers.scorer import Scores, finite, scorer
 
 __all__ = ["grasp"]
 
@@ -17,6 +17,7 @@ def grasp(probe: Probe, *, temperature: float = 200.0) -> Scores:
     The paper's score is the negative of this, and its largest leave. temperature: divides class logits.
     Cost: three dense gradients.
     """
+    finite("temperature", temperature)
     weights = probe.masked()
     direction = probe.gradient(weights, temperature=temperature)
     products = {name: torch.zeros_like(weight) for name, weight in weights.items()}

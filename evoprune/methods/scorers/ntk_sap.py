@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from evoprune.errors import InputError
 from evoprune.methods.scorers.probe import Probe
-from evoprune.methods.scorers.scorer import Scores, scorer
+from evoprune.methods.scorers.scorer import Scores, finite, scorer
 
 __all__ = ["ntk_sap"]
 
@@ -20,8 +17,7 @@ def ntk_sap(probe: Probe, *, epsilon: float = 0.01) -> Scores:
     20 rounds of density d^(t/20). S estimates epsilon^2 times the trace of the neural tangent kernel. Each batch has inputs,
     weights and noise of its own. Cost: two passes a batch and round.
     """
-    if not 0 < epsilon < math.inf:
-        raise InputError(f"epsilon={epsilon!r} is not usable: give a number > 0")
+    finite("epsilon", epsilon)
     gates = probe.gates()
     total = {name: torch.zeros_like(gate) for name, gate in gates.items()}
     for index in range(probe.samples.number):

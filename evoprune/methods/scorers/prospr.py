@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from evoprune.errors import InputError
+from evoprune.evolution.operators.numbers import whole
 from evoprune.methods.scorers.probe import Probe
-from evoprune.methods.scorers.scorer import Scores, scorer
+from evoprune.methods.scorers.scorer import Scores, finite, scorer
 
 __all__ = ["prospr"]
 
@@ -17,8 +17,8 @@ def prospr(probe: Probe, *, inner_steps: int = 3, inner_lr: float = 0.1) -> Scor
 
     inner_steps: M. inner_lr: their learning rate. Cost: M + 1 gradients, and M second-order ones.
     """
-    if inner_steps < 1:
-        raise InputError(f"inner_steps={inner_steps!r} is not usable: give a whole number >= 1, or use snip")
+    whole("inner_steps", inner_steps, 1)
+    finite("inner_lr", inner_lr, zero=True)
     gates = probe.gates()
     values = {name: gate * probe.weights[name] for name, gate in gates.items()}
     trained = {name: value.clone().requires_grad_() for name, value in probe.others.items() if name in probe.trained}

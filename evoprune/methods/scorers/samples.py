@@ -13,6 +13,8 @@ from evoprune.problems.problem import Problem
 __all__ = ["Samples"]
 
 PER_CLASS, WITHOUT_CLASSES = 10, 100
+BATCHES = 100_000
+"""More would take days, and is no number that was meant."""
 
 
 class Samples:
@@ -29,6 +31,8 @@ class Samples:
         for name, value in (("samples_per_class", per_class), ("batches", batches)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
+        if batches is not None and batches > BATCHES:
+            raise InputError(f"batches={batches} is not usable: give at most {BATCHES}")
         if per_class is not None and batches is not None:
             raise InputError(f"samples_per_class={per_class} and batches={batches} say two things: give one of them")
         self.split, self.seed, self.device, self.dtype = problem.split("train"), seed, device, dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -29,7 +30,7 @@ from evoprune.training.options import Training
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
-__all__ = ["SCORERS", "Needs", "Scorer", "Scores", "scorer"]
+__all__ = ["SCORERS", "Needs", "Scorer", "Scores", "finite", "scorer"]
 
 log = logging.getLogger("evoprune")
 
@@ -68,6 +69,14 @@ class Scorer:
             common |= {"samples_per_class": None, "batches": None}
         parameters = inspect.signature(self.function).parameters.values()
         return common | {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """The annotation of each option, by which the command line reads it."""
+        common: dict[str, Any] = {"scope": str, "allocation": Allocation, "steps": int}
+        common |= dict.fromkeys(("samples_per_class", "batches"), int | None)
+        parameters = inspect.signature(self.function).parameters.values()
+        return common | {p.name: p.annotation for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def __call__(
         self,
@@ -166,6 +175,14 @@ def scorer(
     return register
 
 
+def finite(name: str, value: object, *, zero: bool = False) -> float:
+    """`value` as a finite number above 0, or at least 0 where `zero` is allowed; else `InputError`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or cast(float, value) < 0 or (value == 0 and not zero):
+        raise InputError(f"{name}={value!r} is not usable: give a finite number {'>=' if zero else '>'} 0")
+    return float(cast(float, value))
+
+
 def _register_method(scorer: Scorer) -> None:
     def run(problem: Problem, *, sparsity: float = 0.95, epochs: int = 10, seed: int = 0, **options: Any) -> Ticket:
         if options.get("own_weights"):
@@ -179,10 +196,12 @@ def _register_method(scorer: Scorer) -> None:
 
     kind = inspect.Parameter.KEYWORD_ONLY
     common = [inspect.signature(run).parameters[name] for name in ("problem", "sparsity", "epochs")]
-    own = [inspect.Parameter(name, kind, default=value) for name, value in scorer.options.items()]
+    hints = {name: scorer.hints[name] for name in scorer.options}
+    own = [inspect.Parameter(name, kind, default=value, annotation=hints[name]) for name, value in scorer.options.items()]
     last = [inspect.signature(run).parameters["seed"], inspect.Parameter("training", inspect.Parameter.VAR_KEYWORD)]
     typed = cast(Any, run)
     typed.__name__, typed.__doc__ = scorer.name, f"{scorer.__doc__}\n\n{_options(scorer)}"
+    typed.__annotations__ = {**run.__annotations__, **hints}
     typed.__signature__ = inspect.Signature([*common, *own, *last])
     words = {"samples_per_class": "10; 100 in all where there are no classes", "batches": "samples_per_class instead"}
     unset = {name: text for name, text in words.items() if name in scorer.options}
