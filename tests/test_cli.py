@@ -209,6 +209,19 @@ def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyP
         (["run", "kstarts", "--set", "=3"], ["KEY=VALUE"]),
         (["run", "kstarts", "--set", "k=3", "--set", "k=4"], ["twice"]),
         (["run", "kstarts", "--set", "epochs=3"], ["--epochs"]),
+        (["run", "kstarts", "--set", "out=x"], ["give it as --out"]),
+        (["run", "kstarts", "--set", "problem=x"], ["problem is no option"]),
+        (["run", "kstarts", "--set", "method=x"], ["method is no option"]),
+        (["compare", "random", "--set", "equal-cost=yes"], ["give it as --equal-cost"]),
+        (["compare", "random", "--set", "progress=x"], ["progress is no option"]),
+        (["compare", "random", "--set", "sparsities=0.5"], ["sparsities is no option"]),
+        (["run", "dissipating", "--set", "rule=fraction", "--set", "delta=inf"], ["delta=inf", "finite"]),
+        (["run", "grasp", "--set", "temperature=warm"], ["temperature='warm'", "a number"]),
+        (["run", "grasp", "--set", "temperature=0"], ["temperature=0", "> 0"]),
+        (["run", "prospr", "--set", "inner_steps=1.5"], ["inner_steps='1.5'", "whole number"]),
+        (["run", "prospr", "--set", "inner_lr=-1"], ["inner_lr=-1", ">= 0"]),
+        (["run", "ntk_sap", "--set", "epsilon=x"], ["epsilon='x'", "a number"]),
+        (["run", "snip", "--set", "batches=1000000000"], ["batches=1000000000", "at most"]),
         (["run", "kstarts", "--set", "rungs=1,x"], ["rungs"]),
         (["run", "kstarts", "--set", "optimizer=lbfgs"], ["element-wise"]),
         (["run", "dissipating", "--set", "rule=fraction"], ["delta"]),
@@ -239,6 +252,26 @@ def test_wrong_input_is_one_line_and_touches_nothing(
     out = [] if arguments[0] not in ("run", "compare") or len(arguments) == 1 else ["--out", "a/b"]
     one_line(evoprune(*arguments, *out), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_may_be_called_by_a_number(evoprune: Command, tmp_path: Path) -> None:
+    small = [part for name in ("mu", "lambda_", "ngen", "fitness_epochs") for part in ("--set", f"{name}=1")]
+    assert evoprune("run", "evolve", *TINY, *small, "--set", "journal=3", "--out", "run").code == 0
+    assert (tmp_path / "3").is_file()
+
+
+def test_data_files_of_one_name_are_told_to_differ(evoprune: Command, tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(120, 6)).astype("float32"), np.arange(120) % 3
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "mine.npz", x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
+    one_line(evoprune("compare", "random", *TINY, "--data", "a/mine.npz,b/mine.npz"), "names differ")
+
+
+def test_the_name_of_a_data_file_is_no_markup(evoprune: Command) -> None:
+    x, y = np.random.default_rng(0).normal(size=(120, 6)).astype("float32"), np.arange(120) % 3
+    np.savez("a[red]b.npz", x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
+    assert "a[red]b" in evoprune("run", "random", *TINY, "--sparsity", ".5", "--data", "a[red]b.npz", "--out", "run").err
 
 
 def test_bad_archives_are_named(evoprune: Command, tmp_path: Path) -> None:
@@ -283,6 +316,7 @@ def test_literals(text: str, value: object) -> None:
     ("text", "hint", "value"),
     [
         *(("3", int, 3), ("3", float, 3), ("0.5", float, 0.5), ("true", bool, True), ("3", str, "3"), ("true", str, "true")),
+        *(("3", str | Path | None, "3"), ("none", str | Path | None, None), ("a,b", str | Path, "a,b")),
         *(("none", int | None, None), ("3", int | None, 3), ("2", list[int] | None, [2]), ("2,4", list[int] | None, [2, 4])),
         *(("grad", Literal["grad", "loss"], "grad"), ("3", None, 3), ("x", Path | int, "x"), ("none", str | None, None)),
         *(

@@ -55,7 +55,8 @@ def check(
             )
         described = read_result(folder / RESULT)["arguments"].get("problem", {})
         problem = Problem.from_description(described, data_root=data_root)
-        options = {"engine": engine, "device": device, **parse_options(set_ or [], [])}
+        own = parse_options(set_ or [], [], command=check, arguments=("source", "problem"))
+        options = {"engine": engine, "device": device, **own}
         with epochs_shown("check"):
             found = check_ticket(
                 folder, seeds=seeds, epochs=epochs, search=search, difference=difference, problem=problem, **options

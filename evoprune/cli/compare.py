@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+ARGUMENTS = ("methods", "problem", "sparsities", "progress")
+
 
 class CompareCommand(TyperCommand):
     """`compare`, which refuses a word right after `--equal-cost`: it would become one more method without a sign."""
@@ -91,7 +93,7 @@ def compare(
         for name in methods:
             if not isinstance(number(name), str):
                 raise InputError(f"{name!r} is no method: several values of an option are joined by commas, as in 0.9,0.95")
-        options = parse_options(set_ or [], [METHODS[name] for name in methods])
+        options = parse_options(set_ or [], [METHODS[name] for name in methods], command=compare, arguments=ARGUMENTS)
         problems = [Problem(one, other, data_root=data_root) for one in parts(model) for other in parts(data)]
         with runs_shown() as progress:
             comparison = compare_methods(

@@ -56,7 +56,8 @@ def run(
         from evoprune.runs import run as run_method
 
         chosen = METHODS[method]
-        options = {"epochs": epochs, "seed": seed, "engine": engine, "device": device, **parse_options(set_ or [], [chosen])}
+        own = parse_options(set_ or [], [chosen], command=run, arguments=("method", "problem"))
+        options = {"epochs": epochs, "seed": seed, "engine": engine, "device": device, **own}
         if sparsity is not None:
             options["sparsity"] = number_or_range(sparsity)
         problem = Problem(model, data, seed=seed, data_root=data_root)

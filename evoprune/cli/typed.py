@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evoprune.errors import InputError
@@ -11,8 +12,6 @@ if TYPE_CHECKING:
     from evoprune.methods.registry import Method
 
 __all__ = ["coerced", "literal", "number", "number_or_range", "parse_options", "parts"]
-
-NAMED = {"data", "data_root", "model", "sparsity", "epochs", "seed", "engine", "device"}
 
 
 def parts(text: str) -> list[str]:
@@ -33,18 +32,28 @@ def number_or_range(text: str) -> Any:
     return tuple(number(part.strip()) for part in text.split(",")) if "," in text else number(text)
 
 
-def parse_options(settings: Sequence[str], methods: Sequence[Method]) -> dict[str, Any]:
+def parse_options(
+    settings: Sequence[str],
+    methods: Sequence[Method],
+    *,
+    command: Callable[..., object] | None = None,
+    arguments: Collection[str] = (),
+) -> dict[str, Any]:
     """`key=value` texts as options, each of the kind that the first method that knows it expects.
 
+    command: whose own options are not set so. arguments: names that it passes on otherwise.
     Raises `InputError` for what is no option or of the wrong kind; unknown ones are left to whoever takes them.
     """
     parsed: dict[str, Any] = {}
+    named = () if command is None else inspect.signature(command).parameters
     for setting in settings:
         key, equals, text = setting.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
             raise InputError(f"--set {setting!r} is not usable: give KEY=VALUE, such as --set k=16")
-        if key in NAMED:
+        if key in arguments:
+            raise InputError(f"--set {setting!r} is not usable: {key} is no option of a method or of training, leave it out")
+        if key in named:
             raise InputError(f"--set {setting!r} is not usable: give it as --{key.replace('_', '-')}")
         if key in parsed:
             raise InputError(f"--set {key}=… is given twice: give one value")
@@ -96,7 +105,7 @@ def coerced(key: str, text: str, hint: Any) -> Any:
                 return value if isinstance(value, list) else [value]
             expected.append("a list such as 2,4,8")
         elif kind not in KINDS:
-            return value
+            return text if str in kinds else value
         elif kind is str:
             return text
         elif type(value) is kind or (kind is float and type(value) is int):
@@ -107,10 +116,11 @@ def coerced(key: str, text: str, hint: Any) -> Any:
 
 
 def _rank(kind: Any) -> int:
-    """What fits few texts is asked first: none, numbers, lists, and any text is a name."""
+    """What fits few texts is asked first: none, numbers, lists, what is not known here, and any text is a name."""
     from typing import get_origin
 
-    return 0 if kind is type(None) else 2 if get_origin(kind) in LISTS_OF else 3 if kind is str else 1
+    listed = get_origin(kind) in LISTS_OF
+    return 0 if kind is type(None) else 2 if listed else 4 if kind is str else 1 if kind in KINDS else 3
 
 
 LISTS_OF = (Sequence, list, tuple)

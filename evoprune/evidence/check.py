@@ -22,6 +22,7 @@ from evoprune.evidence.statistics import Interval, mean_interval, paired_differe
 from evoprune.evidence.verdict import BETTER, DIFFERENCE, RELATIVE, WORSE, Verdict, judge, table
 from evoprune.files import atomic_write
 from evoprune.problems.problem import Problem
+from evoprune.training.options import Training
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
@@ -128,6 +129,7 @@ def check(
     chosen = _chosen(controls, search_controls_of(ticket) if search else ())
     horizon = epochs or _epochs(ticket)
     options = {**ticket.provenance.get("training", {}), **training}
+    Training.of(**options)  # refuses before any work
     rows: list[dict[str, Any]] = []
     for number in range(seeds):
         log.info("check: seed %d of %d, %d epochs", number + 1, seeds, horizon)
