@@ -237,6 +237,11 @@ class RunFolder:
                 empty_folder(self.path)
             remove_folders(made)
             raise
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(
+                f"log, and journal where there is one, are kept in {self.path}: the same command with --out {self.path} goes on"
+            )
+            raise
 
     def journaled(self, method: Method, options: dict[str, Any]) -> dict[str, Any]:
         """`options` with a journal in this folder, where the method keeps one and none was given."""

@@ -168,6 +168,18 @@ def test_memory_that_runs_out_is_one_line_that_says_what_to_do(evoprune: Command
     assert done.err == "error: out of memory (CUDA out of memory): train fewer networks at a time, or raise the sparsity\n"
 
 
+def test_ctrl_c_names_the_folder_that_nobody_named(evoprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(METHODS["random"]), "__call__", interrupted)
+    for command, folder in (("run", "*-random-*"), ("compare", "*-compare-*")):
+        done = evoprune(command, "random", *TINY, *(("--workers", "1") if command == "compare" else ()))
+        assert done.code == 130
+        [made] = (tmp_path / "runs").glob(folder)
+        assert f"--out runs/{made.name}" in " ".join(done.err.split())
+
+
 def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

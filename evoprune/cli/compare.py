@@ -84,7 +84,7 @@ def compare(
     verbose: Verbose = False,
 ) -> None:
     """Run METHODS at several sparsities and seeds: a table, a picture, and every run. Goes on where it was stopped."""
-    kept = f"finished runs are kept in {out}: run the same command to go on" if out else "finished runs are kept in runs/"
+    kept = f"finished runs are kept in {out}: run the same command to go on" if out else "nothing is kept"
     with reporting(verbose, kept=kept, level=logging.WARNING):
         from evoprune.compare import compare as compare_methods
         from evoprune.methods import METHODS
@@ -103,7 +103,7 @@ def compare(
                 seeds=seeds,
                 out=out,
                 test=test,
-                equal_cost=number(cost_of or "dearest") if equal_cost or cost_of else None,
+                equal_cost=number("dearest" if cost_of is None else cost_of) if equal_cost or cost_of is not None else None,
                 workers=workers,
                 threads=threads,
                 progress=progress,
@@ -115,7 +115,8 @@ def compare(
         show_comparison(comparison)
         if comparison.failures:
             names = ", ".join(comparison.failures)
-            raise EvopruneError(f"{len(comparison.failures)} runs failed ({names}): run the same command to try them again")
+            again = "run the same command" if out else f"run the same command with --out {comparison.folder}"
+            raise EvopruneError(f"{len(comparison.failures)} runs failed ({names}): {again} to try them again")
 
 
 def show_comparison(comparison: Comparison) -> None:

@@ -33,7 +33,10 @@ def _console(*, stderr: bool) -> Console:
 
 @contextmanager
 def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INFO) -> Iterator[None]:
-    """Turn whatever goes wrong into one line and an exit code, and show the log (all of it when `verbose`)."""
+    """Turn whatever goes wrong into one line and an exit code, and show the log (all of it when `verbose`).
+
+    kept: what an interruption keeps, where it has no note that says so.
+    """
     console = errors()
     handler = _Lines(console, logging.DEBUG if verbose else level)
     logger = logging.getLogger("evoprune")
@@ -46,7 +49,8 @@ def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INF
         _fail(console, str(error), 2, verbose)
     except EvopruneError as error:
         _fail(console, str(error), 1, verbose)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        kept = getattr(error, "__notes__", [kept])[-1]
         _fail(console, f"interrupted; {kept}" if kept else "interrupted", 130, False)
     except (typer.Exit, BrokenPipeError):
         raise

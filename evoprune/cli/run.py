@@ -49,8 +49,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Run one METHOD and keep its ticket, history and cost in a folder."""
-    kept = "its log is kept, and its journal where it has one: the same command with --out of that folder goes on from there"
-    with reporting(verbose, kept=kept):
+    with reporting(verbose, kept="nothing is kept"):
         from evoprune.methods import METHODS
         from evoprune.problems.problem import Problem
         from evoprune.runs import run as run_method
@@ -91,7 +90,8 @@ def show_result(result: Mapping[str, Any]) -> None:
         share = f"{layer['survivors'] / layer['prunable']:.2%}"
         layers.add_row(layer["name"], shape, f"{layer['survivors']:,}", f"{layer['prunable']:,}", share)
     console = errors()
-    console.print(f"[bold]{result['method']}[/] on {result['data']}, {result['model']}, seed {result['seed']}", highlight=False)
+    about = f"on {result['data']}, {result['model']}, seed {result['seed']}"
+    console.print(f"[bold]{result['method']}[/] {escape(about)}", highlight=False)
     console.print(facts, highlight=False)
     console.print(layers, highlight=False)
 

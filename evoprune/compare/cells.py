@@ -64,7 +64,8 @@ def named_problems(problems: Problem | Sequence[Problem]) -> Problems:
     if not given or len(named) != len(given):
         told = ", ".join(named) or "none"
         raise InputError(
-            f"{len(given)} problems ({told}) cannot be compared: give at least one, and each model and data set once"
+            f"{len(given)} problems ({told}) cannot be compared: give at least one, each model and data set once, "
+            "and data files whose names differ"
         )
     return named
 

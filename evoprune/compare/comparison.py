@@ -85,3 +85,6 @@ def compare(
         if fresh and not trained:  # what goes wrong with tables or the test split costs no run
             withdraw(folder, made, mine)
         raise
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(f"finished runs are kept in {folder}: run the same command with --out {folder} to go on")
+        raise
