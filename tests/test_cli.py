@@ -255,6 +255,8 @@ def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyP
         (["compare", "random", "kstarts", "--cost-of", "dense"], ["equal cost to 'dense'"]),
         (["compare", "random", "--workers", "1000"], ["cores"]),
         (["compare", "random", "--threads", "0"], ["threads=0"]),
+        (["compare", "random", "--threads", "99999"], ["threads=99999", "cores"]),
+        (["compare", "random", "--cost-of", ""], ["equal cost to ''"]),
         (["compare", "random", "--data", "mnits"], ["did you mean 'mnist'"]),
     ],
 )

@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
+from typing import Any
 
 from evoprune.compare.cells import Cell, Problems
 from evoprune.errors import EvopruneError, InputError
@@ -28,12 +29,17 @@ A_COPY, A_SURVIVOR, A_GRADIENT = 40, 100, 40
 ticket with the draw of a mask; each time it trains (value, gradient, moments, index, order, the kernels' layout); and each time
 its gradient is taken though it is pruned (dense weight, gradient, rank)."""
 
+THREADS = 64
+"""As many may be asked of fewer cores, slowly, since a run's numbers belong to its number of threads."""
+
 log = logging.getLogger("evoprune")
 
 
 def check_workers(workers: int | None, threads: int, cells: int) -> int:
     """How many processes, at most one a cell; None takes cores // threads. Raises `InputError` for more than the cores carry."""
     check_numbers(workers=1 if workers is None else workers, threads=threads)
+    if threads > max(THREADS, 4 * cores()):
+        raise InputError(f"threads={threads} is not usable: {cores()} cores are here, give at most that many")
     most = max(1, cores() // threads)
     if workers is not None and workers * threads > max(cores(), threads):
         raise InputError(f"{workers} workers x {threads} threads do not fit on {cores()} cores: give at most {most} workers")
@@ -77,6 +83,19 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class _Pool(ProcessPoolExecutor):
+    """Its processes, which a submission starts, never see Ctrl-C: they begin with the signal blocked; here it only waits."""
+
+    def submit(self, *arguments: Any, **options: Any) -> Future[Any]:
+        if not hasattr(signal, "pthread_sigmask"):
+            return super().submit(*arguments, **options)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return super().submit(*arguments, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
 def pool(workers: int, threads: int) -> Iterator[Executor | None]:
     """Spawned processes that keep to `threads` threads and end with this one, however it ends; None for a single worker.
@@ -87,7 +106,7 @@ def pool(workers: int, threads: int) -> Iterator[Executor | None]:
         yield None
         return
     alive, held = Pipe(duplex=False)
-    executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(alive,))
+    executor = _Pool(workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(alive,))
     with _environment({name: str(threads) for name in VARIABLES}):
         try:
             _check_start(executor)
