@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -19,15 +20,19 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import evoprune as ep
 from evoprune import cli, runs
+from evoprune.cli.compare import show_comparison
 from evoprune.compare import Comparison, compare, workers
 from evoprune.compare.cells import cells_of
 from evoprune.compare.folder import run_folder
 from evoprune.compare.work import open_tests, train
 from evoprune.errors import DamagedFile, EvopruneError, InputError, TrainingFailed, UnknownName
+from evoprune.evidence.tables import plus_minus
+from evoprune.evolution.executors.cores import cores
 from evoprune.methods import METHODS
 
 METHODS_USED = ("random", "dissipating", "dense")
@@ -179,6 +184,54 @@ def test_killed_at_any_time_it_goes_on_and_gives_the_same_tables(
     for path in once:
         assert path.with_name("log.txt").read_text().count("mlp:16 on digits") == 1, "a finished run was repeated"
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for child processes in /proc")
+@pytest.mark.skipif(cores() < 2, reason="two workers need two cores")
+def test_ctrl_c_while_the_workers_start_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "evoprune", "compare", "random", "--model", "mlp:16", "--epochs", "3", "--seeds", "4"]
+    process = subprocess.Popen(
+        [*command, "--workers", "2", "--out", str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a terminal sends the signal to all of its processes
+    )
+    try:
+        deadline = time.monotonic() + 150
+        while not any("spawn_main" in told for told in children(process.pid)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline, "no worker started"
+            time.sleep(0.005)
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=150)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == 130
+    assert told.startswith("error: interrupted; finished runs are kept in ")
+    assert told.count("\n") == 1, told
+
+
+def children(process: int) -> list[str]:
+    """The command line of each child."""
+    found = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [path.read_text() for path in (Path(f"/proc/{child}/cmdline") for child in found) if path.exists()]
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_narrow_terminal_loses_no_word_and_no_number(finished: Comparison, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr("evoprune.cli.compare.output", lambda: Console(file=shown, width=width))
+    show_comparison(finished)
+    text = " ".join(shown.getvalue().split())
+    for row in finished.summary.to_dict("records"):
+        assert str(row["words"]) in text
+        assert f"{row['survivors']:,.0f}" in text
+        assert plus_minus(row["test_mean"], (row["test_high"] - row["test_low"]) / 2, "accuracy") in text
+    assert "…" not in text
 
 
 # ---- other methods in the same folder ------------------------------------------------------------------------------

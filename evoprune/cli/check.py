@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +15,9 @@ from rich.table import Table
 
 from evoprune.cli.application import DataRoot, Device, Engine, Options, Verbose, app
 from evoprune.cli.bars import epochs_shown
-from evoprune.cli.console import output, reporting
+from evoprune.cli.console import output, print_table, reporting
 from evoprune.cli.typed import parse_options
-from evoprune.errors import InputError
+from evoprune.errors import EvopruneError, InputError
 
 if TYPE_CHECKING:
     from evoprune.evidence.check import Check
@@ -53,6 +54,8 @@ def check(
             raise InputError(
                 f"{folder} holds no finished run: give the --out of evoprune run, or a folder in runs/ of a comparison"
             )
+        if not os.access(folder, os.W_OK):
+            raise InputError(f"{folder} is read-only, and the check would be kept there: make it writable, or check a copy")
         described = read_result(folder / RESULT)["arguments"].get("problem", {})
         problem = Problem.from_description(described, data_root=data_root)
         own = parse_options(set_ or [], [], command=check, arguments=("source", "problem"))
@@ -61,11 +64,16 @@ def check(
             found = check_ticket(
                 folder, seeds=seeds, epochs=epochs, search=search, difference=difference, problem=problem, **options
             )
-        paths = found.save(folder)
-        if json_:
-            print(json.dumps({**found.as_dict(), "files": [str(path) for path in paths]}, allow_nan=False))
-        else:
-            show_check(found, paths)
+        paths: list[Path] = []
+        try:
+            paths = found.save(folder)
+        except EvopruneError as error:
+            raise EvopruneError(f"the check is shown but not kept: {error}") from error
+        finally:  # what took long to find is shown, also where it cannot be kept
+            if json_:
+                print(json.dumps({**found.as_dict(), "files": [str(path) for path in paths]}, allow_nan=False))
+            else:
+                show_check(found, paths)
 
 
 def show_check(found: Check, paths: Sequence[Path]) -> None:
@@ -85,7 +93,7 @@ def show_check(found: Check, paths: Sequence[Path]) -> None:
         name = str(row["control"]).replace("_", " ")
         table.add_row(name, str(row["networks"]), plus_minus(row["mean"], math.nan, metric), gain, p, str(row["ticket_is"]))
     console.print(f"[bold]{escape(str(found.verdict))}[/]: {escape(found.verdict.because)}", highlight=False)
-    console.print(table, highlight=False)
+    print_table(console, table, ["", *(str(name).replace("_", " ") for name in found.table["control"])])
     told = f"{found.seeds} seeds, {found.epochs} epochs; ± half of the 95% t interval, paired by seed; larger gains are better"
     console.print(told, style="dim", highlight=False)
     for path in paths:

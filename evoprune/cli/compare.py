@@ -16,7 +16,7 @@ from typer.core import TyperCommand
 
 from evoprune.cli.application import DataRoot, Device, Engine, Epochs, Options, Verbose, app
 from evoprune.cli.bars import runs_shown
-from evoprune.cli.console import output, reporting
+from evoprune.cli.console import output, print_table, reporting
 from evoprune.cli.typed import number, parse_options, parts
 from evoprune.errors import EvopruneError, InputError
 
@@ -148,11 +148,17 @@ def _show_table(console: Console, runs: pd.DataFrame, summary: pd.DataFrame) -> 
         table.add_row(asked if asked != previous else "", *_cells(row, tested=bool(tested), baseline=baseline))
         previous = asked
     console.print(f"[bold]{escape(_about(runs))}[/]", highlight=False)
-    console.print(table, highlight=False)
+    print_table(console, table, _names(summary) if baseline else ())
     seeds = runs["seed"].nunique()
     interval = "± half of the 95% t interval, differences paired by seed" if seeds > 1 else "one seed: no intervals"
     console.print(f"{interval}; words from paired t tests with Holm's correction", style="dim", highlight=False)
     console.print(f"cost in epochs of the dense network, losers included; {cost_words(summary)}", style="dim", highlight=False)
+
+
+def _names(summary: pd.DataFrame) -> list[str]:
+    """What each row is about."""
+    asked = ["" if value != value else f" at sparsity {value:.4g}" for value in summary["sparsity"]]
+    return [f"{method}{at}" for method, at in zip(summary["method"], asked, strict=True)]
 
 
 def _about(runs: pd.DataFrame) -> str:

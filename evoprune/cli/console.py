@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from evoprune.errors import EvopruneError, InputError
 
-__all__ = ["errors", "output", "reporting", "say_error"]
+__all__ = ["errors", "output", "print_table", "reporting", "say_error"]
+
+SENTENCE, ANY = 24, 10_000
+"""Columns of the terminal that a sentence needs beside numbers, and more than any table has."""
 
 
 def output() -> Console:
@@ -29,6 +34,25 @@ def errors() -> Console:
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, width=None if stream.isatty() else 160, soft_wrap=False)
+
+
+def print_table(console: Console, table: Table, names: Sequence[str] = ()) -> None:
+    """A table whose last column holds sentences, where `names` are given: without room beside the others they go below it.
+
+    names: what each row's sentence is about. A terminal too narrow for the numbers breaks their lines: no digit is left out.
+    """
+    width, sentences = console.width, table.columns.pop() if names else None
+    console.width = ANY
+    needed = Measurement.get(console, console.options, table).maximum
+    console.width = max(width, needed)
+    if sentences is not None and width - needed >= SENTENCE:
+        table.columns.append(sentences)
+        sentences = None
+    console.print(table, highlight=False)
+    console.width = width
+    for name, sentence in zip(names, sentences.cells if sentences else ("",) * len(names), strict=True):
+        if sentence:
+            console.print(f"{name}: {sentence}", markup=False, highlight=False)
 
 
 @contextmanager

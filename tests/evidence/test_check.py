@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from evoprune import seeds as streams
 from evoprune.errors import InputError, TrainingFailed
 from evoprune.evidence.check import Check, check
 from evoprune.evidence.controls import CONTROLS
+from evoprune.evidence.tables import plus_minus
 from evoprune.evidence.verdict import LAYERS, RANDOM, SEEDS, WEIGHTS, WIRING
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_mask
@@ -243,3 +246,29 @@ def test_the_command_line_checks_a_run_and_keeps_the_answer_with_it(tmp_path: Pa
         refused = call("check", wrong)
         assert refused.exit_code == 2
         assert len(refused.stderr.strip().splitlines()) == 1
+    for wrong, word in (("source=x", "source is no option"), ("seeds=3", "give it as --seeds"), ("weights=x", "training option")):
+        refused = call("check", run, "--set", wrong)
+        assert refused.exit_code == 2
+        assert word in refused.stderr
+    (run / "check.csv").unlink()
+    (run / "check.csv").mkdir()
+    unkept = call("check", run, "--seeds", 1, "--epochs", 1)
+    assert unkept.exit_code == 1
+    assert unkept.stdout.startswith("not enough seeds"), "what took long is shown"
+    assert "shown but not kept: cannot write" in unkept.stderr
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_loses_no_word_and_no_number(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    from rich.console import Console
+
+    from evoprune.cli.check import show_check
+
+    shown, found = io.StringIO(), small()
+    monkeypatch.setattr("evoprune.cli.check.output", lambda: Console(file=shown, width=width))
+    show_check(found, [])
+    text = " ".join(shown.getvalue().split())
+    for row in found.table.to_dict("records"):
+        assert f"{str(row['control']).replace('_', ' ')}: {row['ticket_is']}" in text
+        assert plus_minus(row["mean"], math.nan, found.about["metric"]) in text
+    assert "…" not in text
