@@ -450,6 +450,25 @@ def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False)
 
 
+def test_what_the_output_cannot_show_becomes_a_question_mark(tmp_path: Path) -> None:
+    done = program("list", "models", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("place", ["/dev/full", "&-"])
+@pytest.mark.parametrize("command", ["list models", "--version"])
+def test_an_output_that_takes_nothing_is_one_line(command: str, place: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m evoprune {command} >{place}"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "output" in done.stderr
+
+
 def test_the_program_runs_without_colours_when_told(tmp_path: Path) -> None:
     done = program("run", "random", *TINY, "--json", "--out", str(tmp_path / "run"), NO_COLOR="1", FORCE_COLOR="1")
     assert done.returncode == 0, done.stderr

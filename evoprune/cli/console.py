@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import traceback
@@ -92,6 +93,8 @@ def _unforeseen(error: Exception) -> str:
     if out_of_memory(error):
         what = str(error).split(". ")[0].strip() or type(error).__name__  # torch goes on with a paragraph
         return f"out of memory ({what}): train fewer networks at a time, or raise the sparsity"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"cannot write {error.filename or 'the output'}: {error.strerror}; free some space and run the same command again"
     return f"{type(error).__name__}: {error} (unexpected; --verbose shows where)"
 
 
