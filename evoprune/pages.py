@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evoprune.compare.comparison import EPOCHS
 from evoprune.compare.folder import SETUP
 from evoprune.errors import DamagedFile, InputError
-from evoprune.evidence.report import Material, command, page, settings
+from evoprune.evidence.report import Material, check_command, command, page, settings
 from evoprune.files import atomic_write
 from evoprune.runs import HISTORY, LOG, RESULT, TRACE, load_runs, read_json, read_result
 
@@ -47,7 +47,7 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
     results = [read_result(path / RESULT) for path in folders]
     checks, broken = _checks(root, folders)
     commands = _commands(root, folders, results)
-    commands += [f"evoprune check {shlex.quote(str(root / name))}" for name, _, _ in checks]
+    commands += [check_command(str(root / name), told) for name, told, _ in checks]
     commands += [f"evoprune report {shlex.quote(str(root))}"]
     histories = [_history(path / HISTORY) for path in folders]
     html = page(
@@ -55,7 +55,7 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
             runs, results, histories, checks, commands, [*missing, *broken], title, _pairs(runs), _searches(folders, results)
         )
     )
-    return atomic_write(root / PAGE if out is None else Path(out), html.encode())
+    return atomic_write(root / PAGE if out is None else Path(out), html.encode(errors="replace"))
 
 
 def _pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -134,6 +135,20 @@ def test_the_commands_make_the_same_runs_again(folder: Path, monkeypatch: pytest
     result = json.loads((folder / "runs" / "kstarts-0.8-seed0" / "result.json").read_text())
     assert command(result).startswith("evoprune run kstarts --data ")
     assert "--set k=3" in command(result)
+
+
+def test_the_command_of_a_check_asks_what_was_asked(folder: Path) -> None:
+    run = folder / "runs" / "kstarts-0.8-seed0"
+    assert re.search(r"evoprune check \S+ --seeds 2 --epochs 1\n", report(folder).read_text())
+    told = json.loads((run / "check.json").read_text())
+    told |= {"difference": 0.01, "controls": [*told["controls"], {**told["controls"][0], "control": "best_of_k"}]}
+    (run / "check.json").write_text(json.dumps(told))
+    assert re.search(r"evoprune check \S+ --seeds 2 --epochs 1 --difference 0\.01 --search\n", report(folder).read_text())
+
+
+def test_a_folder_whose_name_is_not_utf8_has_a_page(made: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / os.fsdecode(b"caf\xe9")))
+    assert "caf?" in report(folder).read_text()
 
 
 def test_the_command_of_an_equal_cost_comparison_of_several_problems_trains_nothing_again(tmp_path: Path) -> None:

@@ -6,11 +6,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from evoprune.evidence.search_controls import SEARCH_CONTROLS
 from evoprune.evidence.tables import prunes
+from evoprune.evidence.verdict import DIFFERENCE
 from evoprune.methods.registry import METHODS
 from evoprune.training.options import Training
 
-__all__ = ["command", "settings"]
+__all__ = ["check_command", "command", "settings"]
 
 
 def command(result: Mapping[str, Any]) -> str:
@@ -26,6 +28,15 @@ def command(result: Mapping[str, Any]) -> str:
             parts += [f"--{name}", str(options[name])]
     parts += settings(str(result["method"]), options)
     return shlex.join([*parts, *(["--test"] if result.get("test_score") is not None else [])])
+
+
+def check_command(folder: str, told: Mapping[str, Any]) -> str:
+    """The command that makes the check of a run again, from the content of its `check.json`."""
+    asked = [(f"--{name}", str(told[name])) for name in ("seeds", "epochs", "difference") if told.get(name) is not None]
+    usual = told.get("metric") == "accuracy" and told.get("difference") == DIFFERENCE
+    parts = [part for option, value in asked for part in (option, value) if not (usual and option == "--difference")]
+    searched = any(row.get("control") in SEARCH_CONTROLS for row in told.get("controls", ()))
+    return shlex.join(["evoprune", "check", folder, *parts, *(["--search"] if searched else [])])
 
 
 def settings(method: str, options: Mapping[str, Any]) -> list[str]:
