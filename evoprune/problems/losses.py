@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn import functional
 
 from evoprune.errors import InputError
 from evoprune.problems.files import first_line
+from evoprune.problems.naming import name_of, with_options
 from evoprune.registry import Registry
 
 __all__ = ["LOSSES", "Loss", "UserLoss", "accuracy", "find_loss", "hits"]
@@ -78,7 +78,7 @@ class UserLoss(Loss):
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor], metric: str) -> None:
         self.function, self.metric = function, metric
-        self.name = f"custom:{_name_of(function)}"  # never the name of a registered one
+        self.name = f"custom:{with_options(function)}"  # never the name of a registered one
         self._vmap = True
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class UserLoss(Loss):
             return values[:, None].expand(k, samples)
         if values.shape != (k, samples):
             shape = tuple(values.shape[1:])
-            raise InputError(f"the loss {_name_of(self.function)} gives shape {shape}: return the mean or one loss a sample")
+            raise InputError(f"the loss {name_of(self.function)} gives shape {shape}: return the mean or one loss a sample")
         return values
 
     def _apply(self, outputs: Tensor, targets: Tensor, own: bool) -> Tensor:
@@ -101,7 +101,7 @@ class UserLoss(Loss):
             return torch.stack([self.function(row, targets[i] if own else targets) for i, row in enumerate(outputs)])
         except Exception as error:
             raise InputError(
-                f"the loss {_name_of(self.function)} fails ({first_line(error)}): let it take (outputs, targets) of one network"
+                f"the loss {name_of(self.function)} fails ({first_line(error)}): let it take (outputs, targets) of one network"
             ) from error
 
 
@@ -140,9 +140,3 @@ def hits(outputs: Tensor, targets: Tensor) -> Tensor:
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Share of `hits`, float32 `(k,)`, in [0, 1]."""
     return hits(outputs, targets).float().mean(-1)
-
-
-def _name_of(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        return f"{_name_of(function.func)}({', '.join(f'{key}={value!r}' for key, value in function.keywords.items())})"
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)

@@ -170,7 +170,8 @@ class Problem:
     def fingerprint(self) -> str:
         """Hex hash of structure, initial weights, data, split, scaling and loss; the same in every process.
 
-        A module's structure is its printed form, a custom loss its name: what a `forward` of yours computes is not seen.
+        A module's structure is its printed form, a custom loss its name with the options it holds: what a `forward`
+        or a function of yours computes is not seen.
         """
         if self._fingerprint is None:
             digest = hashlib.blake2b(repr(self._structure()).encode(), digest_size=16)

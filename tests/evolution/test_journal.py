@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 import torch
 from deap import algorithms, base, tools
+from torch import nn
 
 import evoprune as ep
 from evoprune.errors import DamagedFile, EvopruneError, InputError, TrainingFailed
 from evoprune.evolution.jobs import Finished, Job
 from evoprune.evolution.trainer import Trainer
-from tests.tiny import global_state, mlp
+from evoprune.problems.problem import Problem
+from tests.tiny import global_state, mlp, table
 
 Train = Callable[[Trainer, Sequence[Job]], list[Finished]]
 
@@ -154,6 +156,16 @@ def test_half_written_last_line_is_dropped_with_a_word(cut: int, tmp_path: Path,
     assert toolbox.map.trained == 1
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == len(data.splitlines())
+
+
+def test_journal_does_not_answer_for_another_loss(tmp_path: Path) -> None:
+    def with_smoothing(amount: float) -> Any:
+        problem = Problem("mlp:10-8", table(), loss=nn.CrossEntropyLoss(label_smoothing=amount))
+        return ep.make_toolbox(problem, sparsity=0.8, epochs=1, batch_size=24, engine="dense", journal=tmp_path / "run.jsonl")
+
+    run(with_smoothing(0.1))
+    with pytest.raises(InputError, match=r"the problem's loss is .custom:CrossEntropyLoss.*label_smoothing=0\.1"):
+        with_smoothing(0.4)
 
 
 def test_half_written_header_is_an_empty_journal(tmp_path: Path) -> None:

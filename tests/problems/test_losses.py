@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -95,6 +97,58 @@ def test_names_tell_losses_apart() -> None:
     assert find_loss(smooth, "accuracy").name != find_loss(hard, "accuracy").name
     with pytest.raises(UnknownName, match="did you mean 'cross_entropy'"):
         find_loss("crossentropy", "accuracy")
+
+
+class Focal(nn.Module):
+    """A user's own loss, with an option, values and a part."""
+
+    def __init__(self, gamma: float, scale: float = 1.0, smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.gamma, self.inner = gamma, nn.CrossEntropyLoss(reduction="none", label_smoothing=smoothing)
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        values: Tensor = self.inner(outputs, targets)
+        return self.scale * (1 - (-values).exp()) ** self.gamma * values
+
+
+def scaled(factor: float, outputs: Tensor, targets: Tensor) -> Tensor:
+    return factor * functional.cross_entropy(outputs, targets)
+
+
+WEIGHTS = torch.ones(C), torch.tensor([1.0, 1.0, 1.0, 2.0])
+UNLIKE: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "option": (nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(label_smoothing=0.4)),
+    "class weights": (nn.CrossEntropyLoss(weight=WEIGHTS[0]), nn.CrossEntropyLoss(weight=WEIGHTS[1])),
+    "own option": (Focal(1.0), Focal(2.0)),
+    "own parameter": (Focal(1.0, 1.0), Focal(1.0, 3.0)),
+    "option of a part": (Focal(1.0), Focal(1.0, smoothing=0.1)),
+    "positional argument": (functools.partial(scaled, 1.0), functools.partial(scaled, 2.0)),
+    "tensor in a partial": (
+        functools.partial(functional.cross_entropy, weight=torch.ones(2000).index_fill(0, torch.tensor([1000]), 2.0)),
+        functools.partial(functional.cross_entropy, weight=torch.ones(2000)),  # both print as [1, 1, 1, ..., 1, 1, 1]
+    ),
+    "module in a partial": (functools.partial(Focal(1.0)), functools.partial(Focal(2.0))),
+}
+
+
+@pytest.mark.parametrize("what", UNLIKE)
+def test_options_and_values_tell_losses_apart(what: str) -> None:
+    one, other = (find_loss(loss, "accuracy").name for loss in UNLIKE[what])
+    assert one != other
+    assert [find_loss(copy.deepcopy(loss), "accuracy").name for loss in UNLIKE[what]] == [one, other]
+
+
+def test_the_name_of_a_loss_is_the_same_in_every_process() -> None:
+    name = find_loss(nn.CrossEntropyLoss(weight=WEIGHTS[1], label_smoothing=0.1), "accuracy").name
+    options = "ignore_index=-100, label_smoothing=0.1, reduction='mean'"
+    assert name == f"custom:CrossEntropyLoss({options}, weight=torch.float32[4]:3babf4846c60fa4a)"
+
+
+def test_a_loss_that_holds_itself_has_a_name() -> None:
+    loss = Focal(1.0)
+    loss.owners = [loss]  # type: ignore[assignment]
+    assert "owners=[Focal]" in find_loss(loss, "accuracy").name
 
 
 def test_accuracy_counts_largest_outputs_and_never_a_nan(logits: Tensor, classes: Tensor) -> None:
