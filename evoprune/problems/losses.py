@@ -42,7 +42,15 @@ class Loss:
 LOSSES: Registry[Loss] = Registry("loss")
 
 
-class _CrossEntropy(Loss):
+class _Registered(Loss):
+    """One object a process: a copy, and what comes out of a pickle, is the one in `LOSSES`, by which kernels know it."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        same = self.name in LOSSES and LOSSES[self.name] is self
+        return (find_loss, (self.name, self.metric)) if same else super().__reduce_ex__(protocol)
+
+
+class _CrossEntropy(_Registered):
     """Logits `(k, B, classes)` against int64 class numbers: -log softmax at the class, in nats."""
 
     name, metric = "cross_entropy", "accuracy"
@@ -53,7 +61,7 @@ class _CrossEntropy(Loss):
         return functional.cross_entropy(outputs.transpose(1, 2), targets.expand(k, samples), reduction="none")
 
 
-class _MeanSquaredError(Loss):
+class _MeanSquaredError(_Registered):
     """Mean over a sample's features of (output - target)^2; both are flattened, so `(B, C, H, W)` meets `(k, B, F)`."""
 
     name, metric = "mse", "mse"

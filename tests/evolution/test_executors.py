@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -25,6 +27,8 @@ from evoprune.errors import InputError
 from evoprune.evolution.executors.base import Serial, make_executor
 from evoprune.evolution.executors.processes import ProcessExecutor
 from evoprune.evolution.trainer import Trainer
+from evoprune.masks.sampling import random_masks
+from evoprune.training.population import Population
 from tests.tiny import mlp
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install evoprune[ray]")
@@ -83,6 +87,14 @@ def test_worker_processes_give_the_same_results(chunk: int, pool: ProcessExecuto
     again = made(journal=tmp_path / "run.jsonl")
     assert generation(again) == expected
     assert again.map.trained == 0
+
+
+def test_worker_processes_take_the_fused_step_too(pool: ProcessExecutor) -> None:
+    """Another path differs in the last bits."""
+    options = {"engine": "sparse", "epochs": 3}
+    for problem in (mlp(), copy.deepcopy(mlp()), pickle.loads(pickle.dumps(mlp()))):
+        assert Population(problem, random_masks(problem.space, 2, sparsity=0.8), horizon=1, engine="sparse")._fused() is not None
+    assert generation(made(pool, **options)) == generation(made(**options))
 
 
 def test_inherited_weights_travel_to_workers(pool: ProcessExecutor) -> None:

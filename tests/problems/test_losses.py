@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -149,6 +150,12 @@ def test_a_loss_that_holds_itself_has_a_name() -> None:
     loss = Focal(1.0)
     loss.owners = [loss]  # type: ignore[assignment]
     assert "owners=[Focal]" in find_loss(loss, "accuracy").name
+
+
+def test_copies_of_a_registered_loss_are_the_registered_one() -> None:
+    for loss in LOSSES.values():
+        assert copy.deepcopy(loss) is loss
+        assert pickle.loads(pickle.dumps(loss)) is loss
 
 
 def test_accuracy_counts_largest_outputs_and_never_a_nan(logits: Tensor, classes: Tensor) -> None:
