@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from evoprune.errors import InputError
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
 from evoprune.evidence.verdict import DIFFERENCE, RELATIVE, table
 from evoprune.methods.registry import METHODS
+from evoprune.training.ledger import Ledger
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,9 +23,11 @@ __all__ = [
     "plus_minus",
     "prunes",
     "reference_of",
+    "repeats",
     "score_column",
     "smallest_difference",
     "summarise",
+    "told_apart",
 ]
 
 COLUMNS = (
@@ -32,19 +36,26 @@ COLUMNS = (
     *("difference", "difference_low", "difference_high", "difference_p", "difference_p_holm", "words", "dense_equivalent_epochs"),
 )
 BASELINE = "random"
+OUTCOMES = {
+    *("sparsity_obtained", "survivors", "val_score", "test_score", "val_accuracy", "test_accuracy", "mask_hash", "out", "folder"),
+    *({entry.name for entry in fields(Ledger)} - {"device", "engine"}),
+}
+"""Columns that tell what came out of a run, not what it was asked."""
 
 
 def summarise(runs: pd.DataFrame, *, baseline: str | None = None, level: float = 0.95) -> pd.DataFrame:
     """One row a method and asked sparsity, in the order of the runs.
 
-    runs: as of `load_runs` or a comparison's results, of one model and data set. baseline: what the others are compared with;
+    runs: as of `load_runs` or a comparison's results, of one model and data set, each method, sparsity and seed once: runs of
+    other options are no further samples, and would be paired with each other. baseline: what the others are compared with;
     None takes `random` where there is one, else nothing. Methods that prune nothing are repeated at every sparsity; where the
     sparsity is an outcome of the method, it is NaN and the row stands last.
 
     Columns: sparsity (asked), method, sparsity_obtained and survivors (means), runs, metric; test_* and val_*: mean of the
     score and its t interval; difference*: the mean of (method - baseline) over common seeds on `score_column`, its paired t
     interval and p-value; difference_p_holm: corrected for all comparisons of the table; words: what may be said of it;
-    dense_equivalent_epochs: mean cost of a run, losers included. Missing entries are NaN.
+    dense_equivalent_epochs: mean cost of a run, losers included. Missing entries are NaN. Raises `InputError` for runs of several
+    kinds, and for repeated ones.
     """
     import pandas as pd
 
@@ -195,6 +206,35 @@ def _check(runs: pd.DataFrame) -> None:
             raise InputError(
                 f"the runs are of several kinds ({name}: {', '.join(map(str, runs[name].unique()))}): choose one first"
             )
+    if (again := repeats(runs)).any():
+        row = runs[again.to_numpy()].iloc[0]
+        apart = told_apart(runs)
+        what = f"differ in {apart}" if apart else "are the same"
+        raise InputError(
+            f"runs of {row['method']} with seed {row['seed']} {what}: choose one of each method, sparsity and seed first"
+        )
+
+
+def repeats(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs have the method, the asked sparsity and the seed of one before them."""
+    return _asked(runs).duplicated()
+
+
+def told_apart(runs: pd.DataFrame, most: int = 4) -> str:
+    """In which options runs of the same method, sparsity and seed differ, as in "epochs: 2, 5; lr: 0.1, 0.2"; at most `most`."""
+    asked = _asked(runs).reset_index(drop=True)
+    own = runs[[name for name in runs if name not in OUTCOMES]].reset_index(drop=True).astype(str)[asked.duplicated(keep=False)]
+    differs = own.groupby(asked.groupby(list(asked), dropna=False).ngroup()).transform("nunique") > 1
+    values = {name: own[name][differs[name]].unique() for name in own}
+    found = [f"{name}: {', '.join(several[:most])}" for name, several in values.items() if len(several)]
+    return "; ".join(found[:most])
+
+
+def _asked(runs: pd.DataFrame) -> pd.DataFrame:
+    """Method, sparsity and seed of each run; what prunes nothing is the same at every sparsity."""
+    sparse = runs["method"].map(lambda method: prunes(str(method))).astype(bool)
+    sparsity = runs["sparsity"].astype(float).where(sparse)
+    return runs[["method", "seed"]].assign(sparsity=sparsity)
 
 
 def _sparsities(runs: pd.DataFrame) -> list[float]:

@@ -197,6 +197,20 @@ def test_a_single_seed_has_no_intervals_and_the_page_says_so(folder: Path) -> No
     assert "(1 seed; need several for 0.2 points)" in words
 
 
+def test_runs_of_other_options_are_left_out_and_named(folder: Path) -> None:
+    alone = report(folder).read_text()
+    for path in sorted((folder / "runs").glob("*-0.8-seed1")):
+        again = shutil.copytree(path, folder / "zother" / path.name) / "result.json"
+        told = json.loads(again.read_text())
+        told["arguments"]["options"]["epochs"] = 7
+        again.write_text(json.dumps(told))
+    page = read(report(folder))
+    assert "2 of 17 runs are left out" in page
+    assert "differ from them in epochs: 2, 7" in page
+    rows = re.compile(r"<tr.*?</tr>", re.DOTALL)
+    assert rows.findall(report(folder).read_text()) == rows.findall(alone), "the tables are those without them"
+
+
 def test_a_single_run_gives_a_page(folder: Path) -> None:
     words = read(report(folder / "runs" / "kstarts-0.8-seed0"))
     assert "How well does kstarts do" in words

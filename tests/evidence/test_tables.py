@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from evoprune.errors import InputError
+from evoprune.evidence.plots import plot_accuracy
 from evoprune.evidence.statistics import mean_interval, paired_difference
-from evoprune.evidence.tables import plus_minus, score_column, summarise
+from evoprune.evidence.tables import duels, plus_minus, score_column, summarise
 from tests.evidence.runs_frame import runs_frame
 
 
@@ -87,6 +88,31 @@ def test_an_open_sparsity_stands_last() -> None:
 def test_runs_that_cannot_be_compared_are_refused() -> None:
     runs = pd.concat([runs_frame({"random": 0.9}), runs_frame({"random": 0.9}, data="mnist")])
     with pytest.raises(InputError, match="several kinds"):
+        summarise(runs)
+
+
+def test_runs_of_other_options_are_no_further_samples() -> None:
+    """Paired by seed they would be multiplied with each other, and p would shrink."""
+    methods = {"random": 0.9, "kstarts": 0.95}
+    runs = pd.concat([runs_frame(methods), runs_frame(methods, epochs=9, val_score=0.5)], ignore_index=True)
+    for refused in (summarise, plot_accuracy, lambda frame: duels(frame, [("kstarts", "random")])):
+        with pytest.raises(InputError, match=r"differ in epochs: 3, 9: choose one of each method, sparsity and seed first$"):
+            refused(runs)
+    assert len(summarise(runs[runs["epochs"] == 3])) == 4
+    with pytest.raises(InputError, match="are the same"):
+        summarise(pd.concat([runs_frame(methods)] * 2))
+
+
+def test_only_the_values_that_tell_repeated_runs_apart_are_named() -> None:
+    runs = pd.concat([runs_frame({"random": 0.9, "kstarts": 0.95}), runs_frame({"kstarts": 0.95}), runs_frame({"random": 0.9})])
+    runs["k"] = [*(None,) * 6, *(8,) * 6, *(16,) * 6, *(None,) * 6]
+    with pytest.raises(InputError, match=r"differ in k: 8(\.0)?, 16(\.0)?: choose"):
+        summarise(runs)
+
+
+def test_what_prunes_nothing_is_repeated_at_another_sparsity() -> None:
+    runs = pd.concat([runs_frame({"dense": 1.0}), runs_frame({"dense": 1.0}).assign(sparsity=math.nan, epochs=4)])
+    with pytest.raises(InputError, match=r"runs of dense with seed 0 differ in .*epochs: 3, 4"):
         summarise(runs)
 
 

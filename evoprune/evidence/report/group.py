@@ -17,8 +17,10 @@ from evoprune.evidence.tables import (
     plus_minus,
     prunes,
     reference_of,
+    repeats,
     score_column,
     summarise,
+    told_apart,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Group:
 
 def group_of(name: str, runs: pd.DataFrame, material: Material, missing: list[str]) -> Group:
     """What the page says of these runs; what is not there is added to `missing`."""
+    runs = _once(name, runs, missing)
     missing += gaps(name, runs)
     baseline = reference_of(runs)
     runs = _ordered(runs, baseline)
@@ -61,6 +64,19 @@ def group_of(name: str, runs: pd.DataFrame, material: Material, missing: list[st
         baseline,
         list(_duels(runs, material.pairs)),
     )
+
+
+def _once(name: str, runs: pd.DataFrame, missing: list[str]) -> pd.DataFrame:
+    """The first run of each method, sparsity and seed: those of other options are no further samples."""
+    again = repeats(runs)
+    if again.any():
+        apart = told_apart(runs)
+        what = f"differ from them in {apart}" if apart else "are the same"
+        missing.append(
+            f"{name}: {int(again.sum())} of {len(runs)} runs are left out: others of the same method, sparsity and seed come "
+            f"first and {what}; make a page of each folder alone."
+        )
+    return runs[~again]
 
 
 def _ordered(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
