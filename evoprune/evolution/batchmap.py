@@ -91,7 +91,10 @@ class BatchMap:
 
     def __call__(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
         if len(iterables) == 1 and core(function) is self.evaluator:
-            return self.batch(list(iterables[0]))
+            individuals = list(iterables[0])
+            for individual in individuals:
+                _check_direction(individual, self.trainer)
+            return self.batch(individuals)
         if len(iterables) == 1 and _wraps(function, self.evaluator):
             return Gathering(self.batch).run(function, list(iterables[0]))
         if not self._told and getattr(function, "__name__", "") not in ("clone", "deepcopy"):
@@ -239,6 +242,17 @@ def _mask(individual: Any, trainer: Trainer) -> Mask:
     if mask.space is not trainer.problem.space and mask.space != trainer.problem.space:
         raise InputError(f"an individual belongs to another model than {trainer.problem.model_name!r}: make it with this toolbox")
     return mask
+
+
+def _check_direction(individual: Any, trainer: Trainer) -> None:
+    """What is returned becomes the individual's fitness as it is, so both must mean the same by better."""
+    weights = getattr(getattr(individual, "fitness", None), "weights", None) or ()
+    for name, own, meant in zip(trainer.names, weights, trainer.weights, strict=False):  # DEAP refuses another number of values
+        if (own > 0) != (meant > 0):
+            raise InputError(
+                f"the fitness weights {tuple(weights)} of an individual select the worst by {name!r}: make it with the "
+                f"toolbox's individual(), population() or from_mask(mask), or give its fitness weights={trainer.weights}"
+            )
 
 
 def _as_cohort(keys: Sequence[Key]) -> list[Key]:

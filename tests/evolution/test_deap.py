@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from deap import algorithms, base, creator, tools
 
 from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError, UnknownName
-from evoprune.evolution.individual import Individual
+from evoprune.evolution.individual import Individual, fitness_class
 from evoprune.evolution.toolbox import make_toolbox
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_mask
@@ -97,6 +98,37 @@ def test_selection_favours_the_best_whatever_the_direction(criterion: str) -> No
     assert tools.selBest(population, 1)[0].fitness.values[0] == best
     mean = np.mean([one.fitness.values[0] for one in box.select(population, 200)])
     assert mean < np.mean(values) if criterion == "loss" else mean > np.mean(values)
+
+
+def test_an_individual_of_the_wrong_direction_is_refused() -> None:
+    box = toolbox(criterion="accuracy")
+    mask = box.individual().mask
+    with pytest.raises(
+        InputError, match=r"fitness weights \(-1.0,\) .* select the worst by 'accuracy': make it with the toolbox"
+    ):
+        algorithms.eaSimple([Individual(mask)] * 4, box, 0.5, 0.5, 1, verbose=False)
+    assert box.map.trained == 0
+    right = [box.from_mask(mask), Individual(mask, fitness_class((0.5,))())]
+    assert len(set(box.map(box.evaluate, right))) == 1
+    several = make_toolbox(mlp(), sparsity=0.7, epochs=1, objectives=("loss", "accuracy"), batch_size=18, engine="loop")
+    with pytest.raises(InputError, match=r"by 'accuracy'.*weights=\(-1.0, 1.0\)"):
+        several.map(several.evaluate, [Individual(mask, fitness_class((-1.0, -1.0))())])
+
+
+def test_a_decorated_evaluate_decides_its_own_direction() -> None:
+    box = toolbox()
+
+    def negated(evaluate: Any) -> Any:
+        @functools.wraps(evaluate)
+        def value(individual: Any) -> tuple[float]:
+            return (-evaluate(individual)[0],)
+
+        return value
+
+    box.decorate("evaluate", negated)
+    one = Individual(box.individual().mask, fitness_class((1.0,))())
+    [(value,)] = box.map(box.evaluate, [one])
+    assert value < 0
 
 
 def test_a_search_finds_better_than_its_start() -> None:
