@@ -26,6 +26,7 @@ from evoprune.evidence.plots import (
 )
 from evoprune.evidence.plots.accuracy import spread_apart
 from evoprune.evidence.plots.style import looks
+from evoprune.evolution.individual import Individual
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
 from tests.evidence.runs_frame import runs_frame
@@ -106,6 +107,13 @@ def test_a_trace_without_accuracies_shows_the_loss(ax: Axes) -> None:
     assert "validation loss" in texts(ax)
 
 
+def test_the_history_of_one_network_is_a_trace_of_one(ax: Axes) -> None:
+    plot_trace(pd.DataFrame({"epoch": [1, 2], "train_loss": 0.6, "val_loss": [0.5, 0.4], "val_accuracy": [0.7, 0.8]}), ax)
+    assert len(ax.lines) == 1
+    assert "1 network" in texts(ax)
+    assert "1 networks" not in texts(ax)
+
+
 def test_what_cannot_be_drawn_is_refused(ax: Axes) -> None:
     with pytest.raises(InputError, match="empty"):
         plot_trace(pd.DataFrame(), ax)
@@ -156,6 +164,8 @@ def test_a_masks_picture_has_as_much_ink_as_survivors(ax: Axes) -> None:
     assert np.asarray(plot_mask(mask, "b.weight").images[0].get_array()).shape == (2, 12)
     coarse = np.asarray(plot_mask(mask, 0, pixels=2).images[0].get_array())
     assert coarse.shape == (2, 2)
+    assert texts(plot_mask(Individual(mask))) == texts(plot_mask(mask))
+    assert texts(plot_layers(Individual(mask))) == texts(plot_layers(mask))
     for wrong in (2, "c.weight", -3):
         with pytest.raises(InputError, match="there is no layer"):
             plot_mask(mask, wrong)

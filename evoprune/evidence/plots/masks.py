@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from evoprune.errors import InputError
 from evoprune.evidence.plots.style import COLOURS, INK, axes_of, percent, style
+from evoprune.masks.mask import Mask
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from evoprune.masks.mask import Mask
-
 __all__ = ["plot_layers", "plot_mask"]
 
 
-def plot_layers(mask: Mask, ax: Axes | None = None) -> Axes:
-    """Share of the weights that each layer keeps, with the counts."""
+class Masked(Protocol):
+    """What has a mask: a ticket, an individual."""
+
+    @property
+    def mask(self) -> Mask: ...
+
+
+def _mask_of(given: Mask | Masked) -> Mask:
+    return given if isinstance(given, Mask) else given.mask
+
+
+def plot_layers(mask: Mask | Masked, ax: Axes | None = None) -> Axes:
+    """Share of the weights that each layer keeps, with the counts; of a mask, or of what has one (a ticket, an individual)."""
+    mask = _mask_of(mask)
     space = mask.space
     ax = axes_of(ax, (7.0, 0.9 + 0.34 * len(space)))
     style(ax, grid="x")
@@ -47,11 +58,13 @@ def plot_layers(mask: Mask, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_mask(mask: Mask, layer: int | str = 0, ax: Axes | None = None, *, pixels: int = 256) -> Axes:
+def plot_mask(mask: Mask | Masked, layer: int | str = 0, ax: Axes | None = None, *, pixels: int = 256) -> Axes:
     """Where a layer keeps its weights: inputs across, output units down, a filter's taps side by side.
 
-    A layer with more than `pixels` rows or columns is shown as the share kept in each block of weights.
+    mask: or what has one (a ticket, an individual). A layer with more than `pixels` rows or columns is shown as the share kept
+    in each block of weights.
     """
+    mask = _mask_of(mask)
     position = mask.space.index[layer] if isinstance(layer, str) and layer in mask.space.index else layer
     if not isinstance(position, int) or not -len(mask.space) <= position < len(mask.space):
         raise InputError(

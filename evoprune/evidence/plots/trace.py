@@ -17,7 +17,8 @@ __all__ = ["plot_trace"]
 def plot_trace(trace: pd.DataFrame, ax: Axes | None = None, *, column: str | None = None) -> Axes:
     """One line an individual over the epochs; whoever trained longest stands out.
 
-    trace: as of `Trace.frame()` or a run's `trace.csv`. column: what to draw, `val_accuracy` (or `val_loss` where there is none).
+    trace: as of `Trace.frame()` or a run's `trace.csv`, or the history of one network, as of a ticket.
+    column: what to draw, `val_accuracy` (or `val_loss` where there is none).
     """
     if not len(trace):
         raise InputError("the trace is empty: train at least one epoch")
@@ -25,6 +26,8 @@ def plot_trace(trace: pd.DataFrame, ax: Axes | None = None, *, column: str | Non
     column = column or ("val_accuracy" if accurate else "val_loss")
     if column not in trace:
         raise InputError(f"the trace has no column {column!r}: choose from {', '.join(map(str, trace.columns))}")
+    if "individual" not in trace:
+        trace = trace.assign(individual=0)
     ax = axes_of(ax, (7.0, 4.2))
     style(ax)
     last = trace.groupby("individual")["epoch"].max()
@@ -45,5 +48,6 @@ def plot_trace(trace: pd.DataFrame, ax: Axes | None = None, *, column: str | Non
         ax.yaxis.set_major_formatter(percent())
     ax.set_xlabel("epoch")
     ax.set_ylabel(column.replace("val_", "validation ").replace("_", " "))
-    ax.set_title(f"{trace['individual'].nunique()} networks", loc="left", fontsize=11)
+    number = trace["individual"].nunique()
+    ax.set_title(f"{number} network{'' if number == 1 else 's'}", loc="left", fontsize=11)
     return ax
