@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from evoprune.criteria import CRITERIA, Criterion
 from evoprune.errors import InputError
 from evoprune.evidence.plots import (
     plot_accuracy,
@@ -204,6 +205,14 @@ def test_a_genealogy_leads_to_the_best(ax: Axes) -> None:
         plot_genealogy(genealogy(), column="x")
     with pytest.raises(InputError, match="empty"):
         plot_genealogy(genealogy()[:0])
+
+
+@pytest.mark.parametrize(("column", "ancestors"), [("macs", 1), ("accuracy", 3), ("flatness", 1)])
+def test_the_best_of_a_genealogy_is_the_criterions(column: str, ancestors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Criterion("flatness", lambda trace, masks: trace.last("val_loss"), "min")
+    monkeypatch.setitem(CRITERIA._entries, "flatness", own)
+    drawn = plot_genealogy(genealogy().rename(columns={"val_accuracy": column}))
+    assert f"the best and its {ancestors} ancestors" in texts(drawn)
 
 
 def test_the_front_holds_whom_nobody_beats(ax: Axes) -> None:

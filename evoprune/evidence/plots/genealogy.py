@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError
 from evoprune.evidence.plots.style import COLOURS, GREY, axes_of, style, whole_numbers
+from evoprune.evolution.objectives import COUNTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +20,8 @@ def plot_genealogy(genealogy: pd.DataFrame, ax: Axes | None = None, *, column: s
     """Every evaluated individual by generation and fitness, with lines to its parents; the ancestors of the best stand out.
 
     genealogy: as of `Genealogy.frame()`. column: the objective to draw; None takes the first. The best is the one the lines
-    lead to: the highest accuracy-like value, or the lowest of a column whose name holds "loss".
+    lead to: the lowest value of a criterion or count that is minimised, and of an unknown column that is called a loss or an mse;
+    else the highest.
     """
     if not len(genealogy):
         raise InputError("the genealogy is empty: evaluate at least one generation")
@@ -35,7 +38,7 @@ def plot_genealogy(genealogy: pd.DataFrame, ax: Axes | None = None, *, column: s
     best = None
     if len(sound):
         values = sound.set_index("mask")[column].astype(float)
-        best = values.idxmin() if "loss" in column or "mse" in column else values.idxmax()
+        best = values.idxmin() if _minimised(column) else values.idxmax()
     line = _ancestors(best, parents)
     for child, own in parents.items():
         for parent in own:
@@ -52,6 +55,12 @@ def plot_genealogy(genealogy: pd.DataFrame, ax: Axes | None = None, *, column: s
     ax.set_ylabel(column.replace("val_", "validation ").replace("_", " "))
     ax.set_title(f"{len(places)} networks; the best and its {max(0, len(line) - 1)} ancestors", loc="left", fontsize=11)
     return ax
+
+
+def _minimised(column: str) -> bool:
+    if column in CRITERIA:
+        return CRITERIA[column].direction == "min"
+    return column in COUNTS or "loss" in column or "mse" in column
 
 
 def _ancestors(best: Any, parents: dict[Any, tuple[Any, ...]]) -> set[Any]:
