@@ -47,12 +47,14 @@ SPARSITY = 0.95
 RESULT, TICKET, HISTORY, TRACE, JOURNAL, LOG = (
     *("result.json", "ticket.safetensors", "history.csv", "trace.csv", "journal.jsonl", "log.txt"),
 )
+NUMBERS = ("sparsity", "val_score", "test_score", "val_accuracy", "test_accuracy")
+"""Columns of a result that may be without a value."""
 NEEDED = ("method", "seed", "metric", "val_score", "test_score", "ledger", "arguments")
 MAYBE = (int, float, type(None))
 KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("method", "metric", "data", "model", "arguments.hash", "ledger.device", "ledger.engine"), str),
     **dict.fromkeys(("ledger", "arguments", "arguments.options", "arguments.problem", "arguments.versions"), dict),
-    **dict.fromkeys(("val_score", "test_score", "val_accuracy", "test_accuracy", "sparsity", "sparsity_obtained"), MAYBE),
+    **dict.fromkeys((*NUMBERS, "sparsity_obtained"), MAYBE),
     **dict.fromkeys(("seed", "prunable", "survivors", "ledger.samples"), int),
     **{"layers": list, "ledger.wall_s": MAYBE, "ledger.dense_equivalent_epochs": MAYBE},
 }
@@ -424,7 +426,8 @@ def load_runs(folder: str | os.PathLike[str]) -> pd.DataFrame:
             damaged.append(str(error))
     if damaged:
         warnings.warn(f"{len(damaged)} of {len(damaged) + len(rows)} runs left out: {'; '.join(damaged)}", stacklevel=2)
-    return _frame(rows)
+    frame = _frame(rows)
+    return frame.astype({name: float for name in NUMBERS if name in frame})
 
 
 def read_result(path: Path) -> dict[str, Any]:

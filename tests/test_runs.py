@@ -385,6 +385,12 @@ def test_runs_load_as_one_frame(problem: ep.Problem, tmp_path: Path) -> None:
     assert frame["test_score"].iloc[1] == second["test_score"]
 
 
+def test_scores_that_no_run_has_are_numbers_too(finished: tuple[Path, dict[str, Any]]) -> None:
+    frame = ep.load_runs(finished[0])
+    assert frame["test_score"].isna().all()
+    assert frame["test_score"].dtype == frame["test_accuracy"].dtype == float
+
+
 def test_a_moved_run_is_found_where_it_lies(problem: ep.Problem, tmp_path: Path) -> None:
     run(problem, tmp_path / "before")
     (tmp_path / "before").rename(tmp_path / "after")

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evoprune.errors import EvopruneError, InputError
-from evoprune.evolution.jobs import Record
+from evoprune.evolution.jobs import Key, Record
 from evoprune.evolution.lines import Content, check_header, encode, make_header, parse
 from evoprune.evolution.locks import lock
+from evoprune.evolution.trainer import HISTORY
+from evoprune.training.ledger import Ledger
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,7 +154,12 @@ def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}; give the path of a journal") from None
     content = parse(data, Path(path))
-    frame = pd.DataFrame([_row(record) for record in content.records])
+    objectives = [] if content.header is None else content.header["parts"].get("objectives", [])
+    none = Record(Key(""), dict.fromkeys(objectives), 0, epochs={name: [] for name in HISTORY}, cost=Ledger().as_dict())
+    rows = [_row(record) for record in content.records]
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys(name for row in [*rows, _row(none)] for name in row)))
+    numbers = [name for name in (*objectives, *HISTORY) if frame[name].dtype == object]  # no value at all
+    frame[numbers] = frame[numbers].astype(float)
     frame.attrs["header"] = content.header or {}
     return frame
 

@@ -21,7 +21,7 @@ from evoprune.training.capacity import largest_population
 from evoprune.training.ledger import Ledger
 from evoprune.training.population import Population
 
-__all__ = ["Trainer", "cost_of", "finite", "history_of", "repetition_seed"]
+__all__ = ["HISTORY", "Trainer", "cost_of", "finite", "history_of", "repetition_seed"]
 
 HISTORY = ("train_loss", "val_loss", "val_accuracy")
 

@@ -88,6 +88,18 @@ def test_journal_is_a_line_an_evaluation_and_reads_as_a_frame_while_it_is_open(t
     assert frame.attrs["header"]["parts"]["epochs"] == 1
 
 
+def test_a_column_without_a_value_is_of_numbers_and_a_new_journal_has_its_columns(tmp_path: Path) -> None:
+    problem = Problem("autoencoder", table((6,), None))
+    toolbox = ep.make_toolbox(problem, sparsity=0.5, epochs=1, batch_size=24, engine="dense", journal=tmp_path / "run.jsonl")
+    empty = ep.read_journal(tmp_path / "run.jsonl")
+    assert len(empty) == 0
+    list(toolbox.map(toolbox.evaluate, toolbox.population(n=2)))
+    frame = ep.read_journal(tmp_path / "run.jsonl")
+    assert frame["val_accuracy"].isna().all()
+    assert frame["val_accuracy"].dtype == empty["val_accuracy"].dtype == float
+    assert [name for name in frame if name != "loss"] == list(empty), "the objectives are known with the first evaluation"
+
+
 def test_batch_size_order_and_company_change_no_result() -> None:
     individuals = made(seed=3).population(n=7)
     alone = [tuple(made().evaluate(one)) for one in individuals]
