@@ -143,6 +143,39 @@ def test_a_folder_of_another_comparison_is_refused(
     assert sorted(finished.folder.rglob("*")) == before
 
 
+SESSION = """
+import sys
+import evoprune as ep
+from evoprune.compare import compare, comparison
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
+
+comparison.check_workers = lambda workers, threads, cells: workers or 2  # whatever the cores of this machine
+asked = {"sparsities": (0.5,), "seeds": 2, "epochs": 1, "engine": "loop", "test": False}
+for problem in (ep.Problem(Net), ep.Problem(Net())):
+    try:
+        compare(["random"], problem, out=sys.argv[1] + "/refused", workers=2, **asked)
+    except ep.errors.InputError as error:
+        print(error)
+print(len(compare(["random"], ep.Problem(Net), out=sys.argv[1] + "/done", **asked).results))
+"""
+
+
+def test_what_a_notebook_defines_stays_in_its_process(tmp_path: Path) -> None:
+    """Other processes have no file to import it from."""
+    done = subprocess.run([sys.executable, "-c", SESSION, tmp_path], capture_output=True, text=True, check=True, timeout=300)
+    first, second, runs = done.stdout.splitlines()
+    for line in (first, second):
+        assert "refers to what a notebook or a prompt defines" in line
+        assert "work with workers=1" in line
+    assert runs == "2"
+    assert "Traceback" not in done.stderr
+    assert os.listdir(tmp_path) == ["done"], "a refused comparison leaves nothing behind"
+
+
 def started(out: Path) -> list[Path]:
     return list(out.glob("runs/*/log.txt"))
 

@@ -14,6 +14,7 @@ from evoprune.compare.outcome import Comparison, write_outcome
 from evoprune.compare.work import Progress, open_tests, price, train
 from evoprune.compare.workers import check_workers, fitting, pool
 from evoprune.errors import InputError, TrainingFailed
+from evoprune.evolution.executors.cores import tied_to_session
 from evoprune.problems.problem import Problem
 from evoprune.runs import entries, logging_to, make_folder, write_json
 
@@ -50,9 +51,10 @@ def compare(
     many epochs of the dense network. A search that costs more than that by itself keeps as few epochs as it takes; the table
     says by how much costs differ. What methods cost is found with the first seed, and kept in `costs.json`.
 
-    workers: processes (1: none but this one); None takes cores // threads, fewer where memory is short. threads: of each
-    worker; the same number gives the same results for any workers. progress: called with (finished, all) runs. options: epochs
-    and the like; each goes to the methods that know it.
+    workers: processes (1: none but this one); None takes cores // threads, fewer where memory is short, and 1 where the problem
+    refers to what a notebook defines, which other processes cannot import. threads: of each worker; the same number gives the
+    same results for any workers. progress: called with (finished, all) runs. options: epochs and the like; each goes to the
+    methods that know it.
 
     Raises `InputError` before any work where it can, and as soon as a run refuses its arguments (finished runs are kept);
     `TrainingFailed` when no run came to an end. A run that fails otherwise is reported in `failures`, and the others are kept.
@@ -60,6 +62,9 @@ def compare(
     problems, target = named_problems(problem), check_target(equal_cost, methods)
     cells = cells_of(methods, problems, sparsities, check_seeds(seeds), options)
     most = check_workers(workers, threads, len(cells))
+    if workers is None and most > 1 and any(tied_to_session(one) for one in problems.values()):
+        log.warning("1 worker in place of %d: the problem refers to what a notebook or a prompt defines", most)
+        most = 1
     setup = setup_of(methods, problems, options, target)
     folder = find_folder(out, cells, setup)
     if target is None:
