@@ -140,6 +140,7 @@ class Recurrent(nn.Module):
         return self.last(self.read(x)[0][:, -1])
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize(
     ("build", "shape", "engine"),
     [
