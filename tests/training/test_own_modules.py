@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evoprune.errors import TrainingFailed, UnsupportedLayer
 from tests.tiny import own
-from tests.training.test_fused import assert_close, masks_of, population
+from tests.training.test_fused import SGD, assert_close, masks_of, population
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -192,6 +192,38 @@ def test_a_model_that_changes_its_input_changes_no_data(engine: str) -> None:
         alone = population(problem, engine, [mask], dtype="float32").train(1).parameters.row(0)
         for name, value in alone.items():
             torch.testing.assert_close(rows[row][name], value)
+
+
+class Averaging(Plain):
+    """Assigns its buffer anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def between(self, h: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * h.detach().mean(0)
+        return torch.relu(h - self.mean)
+
+
+@pytest.mark.parametrize("engine", ["loop", "dense", "auto"])
+def test_a_buffer_that_is_assigned_is_kept(engine: str) -> None:
+    problem = own(Averaging)
+    generation = population(problem, engine)
+    assert generation.engine.name in ("loop", "dense")
+    mask, model = generation.masks[0], problem.module().double()
+    for name, kept in mask.dense().items():
+        model.get_parameter(name).data.mul_(kept)
+        model.get_parameter(name).register_hook(kept.double().mul)
+    optimizer = torch.optim.SGD(model.parameters(), **SGD)
+    for step in range(generation.batches.per_epoch):
+        inputs, targets = generation.batches.at(step)
+        optimizer.param_groups[0]["lr"] = generation.rate(step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    torch.testing.assert_close(generation.train(1).parameters.row(0)["mean"], model.mean)
 
 
 # ---- numbers ------------------------------------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from evoprune.errors import UnsupportedLayer
 from evoprune.masks.space import MaskSpace
 from evoprune.training.engines.base import ENGINES, Chunk, Engine, hooked
 from evoprune.training.engines.batch_last import batch_last
-from evoprune.training.engines.loop import ScatteredChunk
+from evoprune.training.engines.loop import ScatteredChunk, call
 from evoprune.training.memory import out_of_memory
 from evoprune.training.parameters import Parameters
 from evoprune.training.precision import PRECISIONS
@@ -94,8 +94,7 @@ class DenseEngine(Engine):
         """Outputs `(k, B, …)` of the model with stacked parameters and buffers."""
 
         def one(values: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor) -> Tensor:
-            output: Tensor = functional_call(self.model, (values, states), (batch,))
-            return output
+            return call(self.model, values, states, batch)
 
         # randomness="same": dropout draws common random numbers for all individuals
         outputs: Tensor = vmap(one, in_dims=(0, 0, None if shared else 0), randomness="same")(values, states, batch)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from evoprune.training.engines.base import ENGINES, Chunk, Engine
 from evoprune.training.parameters import Parameters
 from evoprune.training.precision import PRECISIONS, autocast
 
-__all__ = ["LoopEngine", "ScatteredChunk"]
+__all__ = ["LoopEngine", "ScatteredChunk", "call"]
 
 
 class ScatteredChunk(Chunk):
@@ -53,11 +53,20 @@ class ScatteredChunk(Chunk):
             return dict(zip(weights, torch.autograd.grad(objective(outputs), list(weights.values())), strict=True))
 
 
+def call(model: nn.Module, values: Mapping[str, Tensor], states: Mapping[str, Tensor], batch: Tensor) -> Tensor:
+    """The model's output with these parameters and buffers; a buffer that forward assigns anew goes where the old one is."""
+    given = {**values, **states}
+    output: Tensor = functional_call(model, given, (batch,))
+    for name, state in states.items():
+        if given[name] is not state:  # functional_call tells what it found on the model
+            state.copy_(given[name].detach())
+    return output
+
+
 class _LoopChunk(ScatteredChunk):
     def run(self, weights: dict[str, Tensor], states: dict[str, Tensor], batch: Tensor, shared: bool) -> Tensor:
-        own = {name: value[0] for name, value in {**weights, **self.stacked, **states}.items()}
-        output: Tensor = functional_call(self.model, own, (batch if shared else batch[0],))
-        return output.unsqueeze(0)
+        values, own = ({name: value[0] for name, value in group.items()} for group in ({**weights, **self.stacked}, states))
+        return call(self.model, values, own, batch if shared else batch[0]).unsqueeze(0)
 
 
 @ENGINES.register("loop")
