@@ -35,6 +35,7 @@ from evoprune.training.engines.loop import LoopEngine
 from evoprune.training.options import Training
 from evoprune.training.population import Population
 from tests.tiny import dropped, images, mlp, own, small_conv
+from tests.training.test_own_modules import Frozen
 from tests.training.test_sparse_agrees import (
     Block,
     Mixed,
@@ -69,6 +70,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: dense_layers(20, 8, 5, 3), (20,)),
     "pools": (pools, (1, 6, 6)),
     "block": (small_block, (1, 4, 4)),
+    "frozen": (Frozen, (6,)),
 }
 
 

@@ -100,7 +100,7 @@ def _norm(chunk: BlockChunk, network: Network, operation: Norm, inputs: list[Ten
     def numbers(name: str | None) -> Tensor | None:
         return None if name is None else chunk.tensor(name).reshape(-1)
 
-    if network.training and options.tracked:
+    if options.batch_statistics and options.tracked:
         chunk.tensor(options.tracked).add_(1)
     x = inputs[0].expand(k, *inputs[0].shape[1:])
     flat = x.reshape(1, k * x.shape[1], -1)

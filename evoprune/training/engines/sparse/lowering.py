@@ -65,7 +65,7 @@ class Trace:
         for node in reversed(list(self.graph.nodes)):
             if not node.users and node.op not in ("placeholder", "output"):
                 self.graph.erase_node(node)
-        self.model, self.training = model, training
+        self.model = model
         self.names = {id(value): name for name, value in [*model.named_parameters(), *model.named_buffers()]}
         self.trained = {name for name, value in model.named_parameters() if value.requires_grad}
         self._check()
@@ -103,7 +103,7 @@ class Network:
     """The operations of a traced model on inputs of one shape."""
 
     def __init__(self, trace: Trace, shape: Sequence[int]) -> None:
-        self.trace, self.training = trace, trace.training
+        self.trace = trace
         self.source = Value(tuple(shape), needs=False)
         self.operations: list[Operation] = []
         self.producer: dict[Value, Operation] = {}
