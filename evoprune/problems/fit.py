@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import copy
+import logging
+import warnings
 from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from evoprune import seeds
 from evoprune.errors import InputError
+from evoprune.masks.space import MaskSpace
 from evoprune.problems.data import Data
 from evoprune.problems.files import first_line
 from evoprune.problems.losses import LOSSES, Loss
 from evoprune.problems.models import find_model
 
-__all__ = ["check_fit", "outputs_of", "task_of"]
+__all__ = ["check_batch", "check_fit", "check_training", "outputs_of", "task_of"]
+
+log = logging.getLogger("evoprune")
 
 CLASSIFICATION, RECONSTRUCTION, REGRESSION = "classification", "reconstruction", "regression"
 
@@ -91,6 +97,62 @@ def _outputs(module: nn.Module, inputs: Tensor) -> Tensor:
     if not outputs.isfinite().all():
         raise InputError("the model gives NaN or infinity on the first samples: check its initial weights")
     return outputs
+
+
+def check_batch(module: nn.Module, inputs: Tensor) -> None:
+    """Raise `InputError` when `module` fails in training mode on these inputs; it stays untouched."""
+    try:
+        with seeds.isolated(), torch.no_grad():
+            outputs = copy.deepcopy(module).train()(inputs.clone())
+    except Exception as error:
+        hint = "choose a larger batch_size=" if len(inputs) == 1 else "let its forward take what it takes in evaluation mode"
+        raise InputError(f"the model fails on a batch of {len(inputs)} in training ({first_line(error)}): {hint}") from error
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"the model gives {type(outputs).__name__} in training: its forward must return one tensor")
+
+
+def check_training(module: nn.Module, data: Data, loss: Loss) -> None:
+    """Raise `InputError` when `module` cannot train with the weights of many networks, which engines call one module with.
+
+    A layer that runs again in the backward pass (activation checkpointing), or a weight that is reached by another way than
+    its name, would take what the module holds instead, in silence.
+    """
+    for name, layer in module.named_modules():
+        if getattr(layer, "max_norm", None) is not None and isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            raise InputError(f"the layer {name!r} changes its weights in its forward: leave max_norm= out")
+    inputs, goals = data.train.inputs[:2], data.train.goals[:2]
+    check_batch(module, inputs)
+    first, again, moved = (_gradients(module, inputs, goals, loss, held) for held in (1.0, 1.0, -0.5))
+    if _same(first, again) and not _same(first, moved):
+        raise InputError(
+            "the model computes with other weights than those it is called with: turn activation checkpointing off, and reach "
+            "every weight by its layer"
+        )
+    missed = [name for name in MaskSpace.of(module).names if first[name] is None and module.get_parameter(name).requires_grad]
+    if missed:
+        log.warning("no gradient reaches %s: they keep their initial weights", ", ".join(missed))
+
+
+def _gradients(module: nn.Module, inputs: Tensor, goals: Tensor, loss: Loss, held: float) -> dict[str, Tensor | None]:
+    """Of the loss in training mode, by the weights of `module`, while it holds these times `held`."""
+    leaves = {name: p.detach().clone().requires_grad_(p.requires_grad) for name, p in module.named_parameters()}
+    probe = copy.deepcopy(module).train()
+    with torch.no_grad():
+        for parameter in probe.parameters():
+            parameter.mul_(held)
+    with seeds.isolated(), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch has to say it says in training
+        outputs = functional_call(probe, leaves, (inputs.clone(),))
+        mean = loss.per_sample(outputs[None], goals).mean()
+        if not mean.requires_grad:
+            raise InputError(f"no gradient reaches the model from the loss {loss.name}: let both be differentiable")
+        mean.backward()
+    return {name: leaf.grad for name, leaf in leaves.items()}
+
+
+def _same(one: dict[str, Tensor | None], other: dict[str, Tensor | None]) -> bool:
+    pairs = ((one[name], other[name]) for name in one)
+    return all(a is b if a is None or b is None else torch.allclose(a, b, 0, 0, equal_nan=True) for a, b in pairs)
 
 
 def _check_labels(data: Data, outputs: int) -> None:

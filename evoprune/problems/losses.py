@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from evoprune.errors import InputError
@@ -85,6 +85,8 @@ class UserLoss(Loss):
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor], metric: str) -> None:
+        if isinstance(function, nn.Module) and any(parameter.requires_grad for parameter in function.parameters()):
+            raise InputError(f"the loss {name_of(function)} has weights to train: only the model trains, move them there")
         self.function, self.metric = function, metric
         self.name = f"custom:{with_options(function)}"  # never the name of a registered one
         self._vmap = True

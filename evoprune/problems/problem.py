@@ -16,7 +16,7 @@ from evoprune import seeds
 from evoprune.errors import InputError, TestSplitLocked, UnknownName
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.data import load_data
-from evoprune.problems.fit import CLASSIFICATION, RECONSTRUCTION, check_fit, outputs_of, task_of
+from evoprune.problems.fit import CLASSIFICATION, RECONSTRUCTION, check_fit, check_training, outputs_of, task_of
 from evoprune.problems.losses import Loss, find_loss
 from evoprune.problems.origin import Built, Given, Named, Origin, own_copy, shapes_of
 from evoprune.problems.splits import Split
@@ -74,6 +74,8 @@ class Problem:
         self._check_callable()
         self.space = MaskSpace.of(self._module)
         self.outputs = check_fit(self._module, self._data, self.task, self.loss)
+        if not isinstance(self._origin, Named):
+            check_training(self._module, self._data, self.loss)
         self.test_openings: list[str] = []
         self._fingerprint: str | None = None
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from evoprune import seeds
 from evoprune.errors import InputError
+from evoprune.problems.fit import check_batch
 from evoprune.problems.problem import Problem
 from evoprune.problems.splits import Split
 
@@ -31,6 +32,8 @@ class Batches:
         self.size = problem.batch_size if size is None else size
         if self.size > len(train):
             raise InputError(f"batch_size={self.size} is more than the {len(train)} training samples: choose a smaller one")
+        if self.size == 1:
+            check_batch(problem.module(), train.inputs[:1])  # batch norm has nothing to average
         self.inputs, self.targets = self.place(train)
         self.per_epoch = len(train) // self.size
 

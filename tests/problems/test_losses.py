@@ -87,6 +87,13 @@ def test_a_loss_of_a_wrong_shape_or_that_fails_is_one_clear_line(logits: Tensor,
         UserLoss(_boom, "accuracy").per_sample(logits, classes)
 
 
+def test_a_loss_with_weights_of_its_own_is_refused() -> None:
+    loss = nn.Sequential(nn.Linear(2, 1))
+    with pytest.raises(InputError, match="has weights to train: only the model trains"):
+        find_loss(loss, "mse")
+    assert find_loss(loss.requires_grad_(False), "mse").metric == "mse"
+
+
 def _boom(outputs: Tensor, targets: Tensor) -> Tensor:
     raise RuntimeError("boom")
 
@@ -106,7 +113,7 @@ class Focal(nn.Module):
     def __init__(self, gamma: float, scale: float = 1.0, smoothing: float = 0.0) -> None:
         super().__init__()
         self.gamma, self.inner = gamma, nn.CrossEntropyLoss(reduction="none", label_smoothing=smoothing)
-        self.scale = nn.Parameter(torch.tensor(scale))
+        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=False)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         values: Tensor = self.inner(outputs, targets)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from evoprune.errors import TrainingFailed, UnsupportedLayer
-from tests.tiny import own
+from evoprune.errors import InputError, TrainingFailed, UnsupportedLayer
+from evoprune.problems.problem import Problem
+from tests.tiny import own, table
 from tests.training.test_fused import SGD, assert_close, masks_of, population
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,6 +127,86 @@ def test_backward_hooks_are_left_to_the_loop() -> None:
     with pytest.raises(UnsupportedLayer, match=r"'first'.*engine='loop'"):
         population(problem, "dense")
     assert population(problem, "auto").engine.name == "loop"
+
+
+class Checkpointed(Plain):
+    """Computes its middle again in the backward pass."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.middle, self.reentrant = nn.Linear(8, 8), reentrant
+
+    def between(self, h: Tensor) -> Tensor:
+        again = lambda h: torch.relu(self.middle(h))  # noqa: E731
+        return checkpoint(again, torch.relu(h), use_reentrant=self.reentrant)
+
+
+class Aside(Plain):
+    """Keeps a weight where no call can put another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = (self.last.weight,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(torch.relu(self.first(x)), self.kept[0])
+
+
+@pytest.mark.parametrize("build", [partial(Checkpointed, True), partial(Checkpointed, False), Aside])
+def test_gradients_that_come_from_other_weights_are_refused(build: Callable[[], nn.Module]) -> None:
+    with pytest.raises(InputError, match="other weights than those it is called with"):
+        own(build)
+
+
+def test_an_embedding_that_changes_its_weights_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'0' changes its weights.*leave max_norm= out"):
+        Problem(nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Flatten(), nn.Linear(24, 3)), tokens())
+
+
+def tokens() -> dict[str, Any]:
+    data = table()
+    return {name: torch.as_tensor(value).abs().long() % 9 if name[0] == "x" else value for name, value in data.items()}
+
+
+class AnotherInTraining(Plain):
+    def forward(self, x: Tensor) -> Any:
+        outputs = super().forward(x)
+        return (outputs, outputs) if self.training else outputs
+
+
+class Rounded(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [(AnotherInTraining, "gives tuple in training"), (Rounded, "no gradient reaches the model from the loss cross_entropy")],
+)
+def test_a_model_that_cannot_train_is_refused(build: Callable[[], nn.Module], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        own(build)
+
+
+def test_a_layer_that_nothing_reaches_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    own(replaced_forward)
+    assert "no gradient reaches first.weight" in caplog.text
+
+
+@pytest.mark.parametrize("engine", ["loop", "dense", "sparse"])
+def test_a_batch_of_one_needs_a_model_that_takes_it(engine: str) -> None:
+    assert not population(own(Plain), engine, batch_size=1).train(1).trace.failed.any()
+    with pytest.raises(InputError, match=r"fails on a batch of 1 in training.*choose a larger batch_size="):
+        population(own(Normed), engine, batch_size=1)
+
+
+class Normed(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def between(self, h: Tensor) -> Tensor:
+        return torch.relu(self.norm(h))
 
 
 # ---- auto ---------------------------------------------------------------------------------------------------------------
