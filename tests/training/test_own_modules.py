@@ -158,9 +158,13 @@ def test_gradients_that_come_from_other_weights_are_refused(build: Callable[[], 
         own(build)
 
 
-def test_an_embedding_that_changes_its_weights_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'0' changes its weights.*leave max_norm= out"):
-        Problem(nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Flatten(), nn.Linear(24, 3)), tokens())
+def test_an_embedding_that_changes_its_weights_is_left_to_the_loop() -> None:
+    problem = Problem(nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Flatten(), nn.Linear(24, 3)), tokens())
+    with pytest.raises(UnsupportedLayer, match="dense engine cannot renorm weights, as '0' does: use engine='loop'"):
+        population(problem, "dense")
+    generation = population(problem, "auto").train(1)
+    assert generation.engine.name == "loop"
+    assert generation.parameters.stacked["0.weight"][:, :3].norm(dim=-1).max() < 1.01  # of the tokens that occur most
 
 
 def tokens() -> dict[str, Any]:

@@ -75,6 +75,10 @@ class DenseEngine(Engine):
         name = hooked(model, backward=True)
         if name is not None:
             raise UnsupportedLayer(f"the dense engine runs no backward hooks, and {name} has some: use engine='loop'")
+        for layer, module in model.named_modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+                # torch.vmap changes a copy of the weights and not these
+                raise UnsupportedLayer(f"the dense engine cannot renorm weights, as {layer!r} does: use engine='loop'")
         if device.type in BATCH_LAST_ON:
             model = batch_last(copy.deepcopy(model))
         super().__init__(model, space, batch_size=batch_size, device=device, dtype=dtype)
