@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _plan import SEEDS, Key, Place
+from _plan import SEEDS, Key, Place, key
 
 from evoprune.files import atomic_write
 
@@ -83,7 +83,7 @@ def unfit(out: Path) -> pd.DataFrame:
 def note_unfit(out: Path, place: Place, method: str, reason: str) -> None:
     """Add one."""
     known = unfit(out).to_dict("records")
-    told = dict(zip(UNFIT, (place.model, place.data, method, place.sparsity, reason), strict=True))
+    told = dict(zip(UNFIT, (*key(place, method, 0)[:4], reason), strict=True))
     atomic_write(out / "unfit.csv", pd.DataFrame([*known, told]).to_csv(index=False, lineterminator="\n").encode())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from evoprune.evidence.checked import rejudged
 from evoprune.evidence.tables import plus_minus, prunes
 
 __all__ = ["answer", "checks", "costs", "coverage", "legend", "metric_of", "missing", "places", "protocol", "table", "verdict"]
@@ -30,7 +31,8 @@ def protocol(folder: Path) -> str:
 Every pruning method may cost the same, search, losers and scoring included, and its last training is as long as that allows: in
 epochs of the dense network {each}. All methods share the initial weights and data of a seed; {told["seeds"]}
 seeds are planned. Differences are paired by seed, ± is half of a 95% t interval; better or worse is what paired t tests say with
-Holm's correction over all comparisons of a model on a data set. The dense network costs more: it is a reference."""
+Holm's correction over the whole table of a model on a data set, and, for pairs of methods, over all pairs of one. The dense
+network costs more: it is a reference."""
 
 
 def missing(folder: Path) -> str:
@@ -105,7 +107,7 @@ def checks(folder: Path) -> str:
     """Verdicts of the controls, a row a ticket."""
     lines = ["| ticket | verdict | because |", "|---|---|---|"]
     for path in sorted((folder / "checks").glob("*.json")):
-        told = json.loads(path.read_text())
+        told = rejudged(json.loads(path.read_text()), pd.read_csv(path.with_suffix(".csv")))
         lines.append(f"| {path.stem} | {told['verdict']} | {told['because']} |")
     return "\n".join(lines) if len(lines) > 2 else "No ticket is checked yet."
 

@@ -29,6 +29,17 @@ def test_the_runs_that_are_published_are_of_the_plan(monkeypatch: pytest.MonkeyP
     assert not runs["test_score"].isna().any()
 
 
+@pytest.mark.parametrize("method", ["dense", "snip"])
+def test_what_cannot_be_run_is_known_by_the_key_of_its_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from _plan import Place, key
+    from _runs import note_unfit, unfit_keys
+
+    place = Place("lenet5", "fashion-mnist", 0.98)
+    note_unfit(tmp_path, place, method, "it turned NaN")
+    assert key(place, method, 0) in unfit_keys(tmp_path)
+
+
 def test_costs_that_another_process_finds_meanwhile_are_kept_and_used(tmp_path: Path) -> None:
     def price(cells: Sequence[Cell]) -> Iterator[tuple[Cell, float | None]]:
         for cell in cells:

@@ -93,13 +93,17 @@ def wording(
 
 def table(intervals: Sequence[Interval], *, difference: float = DIFFERENCE, accuracy: bool = True) -> list[tuple[float, str]]:
     """Holm's p and the words for differences that are judged together."""
-    corrected = holm([interval.p for interval in intervals])
-    not_shown = sum(p >= ALPHA for p in corrected)
-    alpha = ALPHA / max(1, not_shown)  # what the next p had to stay below where Holm's procedure stopped
+    corrected, alpha = _together(intervals)
     return [
         (p, wording(interval, p, difference=difference, accuracy=accuracy, alpha=alpha))
         for interval, p in zip(intervals, corrected, strict=True)
     ]
+
+
+def _together(intervals: Sequence[Interval]) -> tuple[list[float], float]:
+    """Holm's p, and what the next one had to stay below where his procedure stopped."""
+    corrected = holm([interval.p for interval in intervals])
+    return corrected, ALPHA / max(1, sum(p >= ALPHA for p in corrected))
 
 
 @dataclass(frozen=True)
@@ -128,24 +132,30 @@ def judge(gains: Mapping[str, Interval], *, counts_chosen: bool, difference: flo
     not, `fresh_counts` is a random mask already. difference: what is too small to matter; "no better" is only said when the
     interval excludes a gain of that size.
     """
-    corrected = dict(zip(gains, holm([interval.p for interval in gains.values()]), strict=True))
-    word = {name: said(interval, corrected[name]) for name, interval in gains.items()}
+    corrected, alpha = _together(list(gains.values()))
+    word = {name: said(interval, p) for (name, interval), p in zip(gains.items(), corrected, strict=True)}
     own = gains["fresh_counts"]
     if word["fresh_counts"] == BETTER:
         return _what_was_found(word)
     if not _excludes(own, difference):
-        wanted = need(own, difference)
+        wanted = _more(own, difference, alpha)
         return Verdict(SEEDS, f"the gain over fresh masks with its layer counts is {_shown(own)}: too wide to tell", wanted)
     same = f"it is no better than fresh masks with its layer counts (gain {_shown(own)})"
     if not counts_chosen:
         return Verdict(RANDOM, f"{same}, and these are the counts of any random mask")
     random = gains["fresh_random"]
-    if word["fresh_random"] == BETTER:
-        return Verdict(LAYERS, f"{same}, but both beat random masks with other counts (gain {_shown(random)})")
+    if word["fresh_random"] == BETTER and random.mean > own.mean:
+        return Verdict(LAYERS, f"{same}, but it beats random masks with other counts (gain {_shown(random)})")
     if _excludes(random, difference):
         return Verdict(RANDOM, f"{same}, nor than random masks with other counts (gain {_shown(random)})")
-    wanted = need(random, difference)
+    wanted = _more(random, difference, alpha)
     return Verdict(SEEDS, f"{same}; whether its counts help cannot be told (gain {_shown(random)})", wanted)
+
+
+def _more(gain: Interval, difference: float, alpha: float) -> int | None:
+    """About how many seeds it takes; None where the spread seen says that there are enough, and they were not."""
+    wanted = need(gain, difference, alpha=alpha)
+    return None if wanted is None or wanted <= gain.n else wanted
 
 
 def _what_was_found(word: Mapping[str, str]) -> Verdict:

@@ -50,7 +50,7 @@ class CohortTrainer(Trainer):
             generation = self._population([job.mask for job in jobs], None, seed)
             error, reached = None, dict.fromkeys(range(len(jobs)), (self.rungs[0], -np.inf))
             try:
-                reached = race(generation, self.rungs, self.criteria, eta=self.eta)
+                reached = race(generation, self.rungs, self.criteria, eta=self.eta, unfinished=True)
             except TrainingFailed as failure:
                 error = str(failure)
             return [self._record(generation, row, job, reached[row], error) for row, job in enumerate(jobs)]

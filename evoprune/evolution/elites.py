@@ -23,49 +23,50 @@ class Elites:
     def __init__(self, batch_map: BatchMap | None, limit: int) -> None:
         self.map, self.limit = batch_map, limit
         self._scores: dict[str, Scores] = {}
+        self._new: set[str] = set()
+        self._failed: set[str] = set()
 
     def welcome(self, individuals: Sequence[Any]) -> None:
         """Note the first value of those just evaluated; a twin of one evaluated before takes over what is known of it."""
         if self.map is None:
             return
+        self._new = {individual.evaluation for individual in individuals} - self._scores.keys()
         for individual in individuals:
             self._scores.setdefault(individual.evaluation, (tuple(individual.fitness.values),))
             self._show(individual)
 
-    def evaluate_again(self, staying: Sequence[Any], hall: Any, fresh: Sequence[Any]) -> int:
-        """Evaluate once more who stays or stands in the hall of fame, but not who is `fresh`; returns how many.
+    def evaluate_again(self, staying: Sequence[Any], hall: Any, offspring: Sequence[Any]) -> int:
+        """Evaluate once more who stays or stands in the hall of fame, but not whom `welcome` saw for the first time; how many.
 
-        Their copies are brought up to date, and the hall of fame is put in order again.
+        Their copies, among the offspring too, are brought up to date, and the hall of fame is put in order again: who fails
+        leaves it, for the best of those that stay.
         """
         if self.map is None or self.limit == 1:
             return 0
-        new = {individual.evaluation for individual in fresh}
         known = [one for one in (*staying, *hall) if getattr(one, "evaluation", None) in self._scores]
-        due = {one.evaluation: one for one in known if one.evaluation not in new and self._open(one)}
+        due = {one.evaluation: one for one in known if one.evaluation not in self._new and self._open(one)}
         numbers = [len(self._scores[evaluation]) for evaluation in due]
-        failed = [one.failed for one in due.values()]
-        for (evaluation, individual), values, before in zip(
-            due.items(), self.map.batch(list(due.values()), numbers), failed, strict=True
-        ):
+        for (evaluation, individual), values in zip(due.items(), self.map.batch(list(due.values()), numbers), strict=True):
             self._scores[evaluation] += (values,)
-            individual.failed = individual.failed or before
-        for individual in known:
+            if individual.failed:
+                self._failed.add(evaluation)
+        for individual in (*known, *(one for one in offspring if getattr(one, "evaluation", None) in self._scores)):
             self._show(individual)
         members = list(hall)
         if members:
+            sound = [one for one in members if not one.failed]
             hall.clear()
-            hall.update(members)
+            hall.update(sound if len(sound) == len(members) else [*sound, *(one for one in staying if not one.failed)])
         return len(due)
 
     def _open(self, individual: Any) -> bool:
         return len(self._scores[individual.evaluation]) < self.limit and not individual.failed
 
     def _show(self, individual: Any) -> None:
-        """Put the mean on the individual, unless it is there already."""
+        """Put the mean on the individual, and whether a repetition failed; the map knows of the first alone."""
         scores = self._scores[individual.evaluation]
-        if getattr(individual, "scores", None) == scores:
-            return
         individual.scores = scores
+        individual.failed = individual.failed or individual.evaluation in self._failed
         mean = tuple(float(value) for value in np.mean(np.array(scores), axis=0))
         if mean != tuple(individual.fitness.values):
             individual.fitness.values = mean

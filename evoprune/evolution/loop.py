@@ -117,7 +117,7 @@ def generations(
             individual.fitness.values = values
         elites.welcome(fresh)
         staying = [] if comma else parents if lambda_ is not None else offspring
-        again = elites.evaluate_again(staying, hall, fresh) if generation else 0
+        again = elites.evaluate_again(staying, hall, offspring) if generation else 0
         if generation and lambda_ is not None:
             candidates = list(offspring) if comma else [*parents, *offspring]
             parents = list(toolbox.select(candidates, mu or len(population)))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from evoprune.criteria import CRITERIA, Criterion
-from evoprune.errors import InputError
+from evoprune.errors import InputError, TrainingFailed
 from evoprune.evolution.individual import fitness_class
 from evoprune.training.population import Population
 
@@ -79,16 +79,28 @@ def check_eta(eta: object) -> int:
 
 
 def race(
-    generation: Population, rungs: Sequence[int], criteria: Sequence[Criterion], *, eta: int = 2, keep: int = 1
+    generation: Population,
+    rungs: Sequence[int],
+    criteria: Sequence[Criterion],
+    *,
+    eta: int = 2,
+    keep: int = 1,
+    unfinished: bool = False,
 ) -> dict[int, tuple[int, float]]:
     """Train to each rung, keep the fittest share 1/eta there, `keep` at the last; they are what is left of the generation.
 
-    Returns for every individual of the trace the rung it reached and its score there (larger is better).
+    Returns for every individual of the trace the rung it reached and its score there (larger is better). Raises `TrainingFailed`
+    when all that are left turn NaN; with `unfinished` it ends there, once a rung has told the others' scores.
     """
     reached: dict[int, tuple[int, float]] = {}
     for number, (rung, criterion) in enumerate(zip(rungs, criteria, strict=True), start=1):
         if generation.epoch < rung:
-            generation.train(rung - generation.epoch, record=criterion.needs)
+            try:
+                generation.train(rung - generation.epoch, record=criterion.needs)
+            except TrainingFailed:
+                if not (unfinished and reached):
+                    raise
+                return reached | dict.fromkeys(generation.trace.individuals, (rung, -math.inf))
         values = criterion(generation.trace, generation.masks)
         generation.trace.add(generation.trace.epoch, {criterion.name: values})
         scores = criterion.weight * values

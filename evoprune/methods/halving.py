@@ -68,7 +68,7 @@ def halving(
 def _judge(
     problem: Problem, final: list[Any], generation: Population, epochs: int, judges: int, seed: int, training: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Give each finalist the mean loss on fresh seeds as its fitness; one row a finalist."""
+    """Give each finalist that has not failed the mean loss on fresh seeds as its fitness; one row a finalist."""
     rows: list[dict[str, Any]] = [{"mask": one.mask.hash, "selecting_loss": one.fitness.values[0]} for one in final]
     losses = []
     for judge in range(judges):
@@ -78,5 +78,6 @@ def _judge(
     for place, (one, row) in enumerate(zip(final, rows, strict=True)):
         if losses:
             row["fresh_losses"] = [float(loss[place]) for loss in losses]
-            one.fitness.values = (float(np.mean(row["fresh_losses"])),)
+            if not one.failed:  # its network is the one that becomes the ticket
+                one.fitness.values = (float(np.mean(row["fresh_losses"])),)
     return rows

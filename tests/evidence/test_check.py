@@ -19,6 +19,7 @@ import evoprune as ep
 from evoprune import seeds as streams
 from evoprune.errors import InputError, TrainingFailed
 from evoprune.evidence.check import Check, check
+from evoprune.evidence.checked import rejudged
 from evoprune.evidence.controls import CONTROLS
 from evoprune.evidence.tables import plus_minus
 from evoprune.evidence.verdict import LAYERS, RANDOM, SEEDS, WEIGHTS, WIRING
@@ -194,6 +195,10 @@ def test_a_folder_is_checked_and_gets_its_files(tmp_path: Path) -> None:
     assert told["verdict"] == str(found.verdict)
     assert [row["control"] for row in told["controls"]] == ["fresh_counts", "fresh_random", "flip_signs"]
     assert "<table" in found._repr_html_()
+    stale, frame = {**told, "verdict": "of old", "controls": []}, pd.read_csv(tmp_path / "check.csv")
+    assert rejudged(stale, frame) == told, "a page says what is said today"
+    del stale["counts_chosen"]
+    assert rejudged(stale, frame) == stale
 
 
 @pytest.mark.parametrize(

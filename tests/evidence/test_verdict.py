@@ -179,7 +179,23 @@ def test_verdicts(found: dict[str, Interval], counts_chosen: bool, kind: str) ->
 
 def test_too_few_seeds_say_how_many_it_takes() -> None:
     assert str(judge(gains(WIDE, BIG), counts_chosen=True)) == f"not enough seeds (need about {need(WIDE)})"
+    assert str(judge(gains(WIDE, WIDE), counts_chosen=True)) == f"not enough seeds (need about {need(WIDE, alpha=0.025)})"
     assert str(judge(gains(interval(0.05, n=1), BIG), counts_chosen=True)) == "not enough seeds (need more)"
+
+
+def test_seeds_that_are_there_are_not_asked_for() -> None:
+    close = interval(0.0012, sd=0.00115, n=8)  # reaches .0022, which is not excluded, and p is .02
+    others = {f"control {number}": interval(0.0, sd=0.01, n=8) for number in range(7)}
+    asked = judge({**gains(close, NONE), **others}, counts_chosen=False)
+    assert asked.kind == SEEDS
+    assert asked.seeds is None or asked.seeds > 8
+    assert str(judge(gains(close, BIG), counts_chosen=False)).startswith("tied"), "alone it is shown"
+
+
+def test_counts_are_only_named_where_fresh_masks_of_them_do_better() -> None:
+    slight, tiny = interval(0.0006, sd=0.0008), interval(0.0004, sd=0.0001)
+    assert judge(gains(slight, tiny), counts_chosen=True).kind != LAYERS
+    assert judge(gains(tiny, BIG, NONE), counts_chosen=True).kind != LAYERS, "it beats its own counts"
 
 
 def test_a_gain_that_the_fan_in_explains_is_called_so() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from deap import algorithms, base, creator, tools
 
 import evoprune as ep
 from evoprune.errors import DamagedFile, InputError
+from evoprune.evolution.jobs import Finished, Job
 from evoprune.evolution.operators import UMDA
+from evoprune.evolution.trainer import Trainer
 from tests.tiny import global_state, mlp
 
 
@@ -126,6 +130,37 @@ def test_elites_are_evaluated_again_on_other_seeds() -> None:
     twins = [one for one in state.population if one.mask == best.mask]
     assert all(one.fitness.values == best.fitness.values for one in twins), "the hall of fame kept a lucky score"
     assert all(len(one.scores) == 1 for one in search(made(), ngen=4, mu=4, lambda_=4, repetitions=1).population)
+
+
+def test_an_elite_that_is_crossed_with_its_twin_keeps_its_mean_and_is_evaluated_again() -> None:
+    for seed in range(3):
+        toolbox = made(seed=seed)
+        random.seed(seed)
+        for state in ep.generations(toolbox.population(n=5), toolbox, 0.5, 0.0, 7, repetitions=3):
+            for one in state.population:
+                assert one.fitness.values == (pytest.approx(np.mean(one.scores)),)
+        assert len({one.mask for one in state.population}) == 1, "crossing alone has converged"
+        assert len(state.best.scores) == 3
+
+
+def test_a_repetition_that_fails_takes_every_copy_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Trainer.train
+
+    def train(self: Trainer, jobs: Sequence[Job]) -> list[Finished]:
+        finished = first(self, jobs)
+        for one in finished if jobs[0].key.repetition else ():
+            one.record = replace(one.record, failed=True, values=dict.fromkeys(one.record.values))
+        return finished
+
+    monkeypatch.setattr(Trainer, "train", train)
+    random.seed(0)
+    toolbox = made()
+    *_, state = ep.generations(toolbox.population(n=4), toolbox, 0.0, 0.7, 1, mu=12, lambda_=8, stats=ep.statistics())
+    old = [one for one in state.population if len(one.scores) == 2]
+    assert any(one in state.offspring for one in old), "no child was a clone of its parent"
+    assert all(one.failed and one.fitness.values == (np.inf,) for one in old)
+    assert not state.best.failed
+    assert np.isfinite(state.logbook[-1]["max"]), "statistics are of those that have not failed"
 
 
 def test_repetitions_of_an_heir_start_from_the_same_weights(tmp_path: Path) -> None:

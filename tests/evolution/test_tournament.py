@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import evoprune as ep
-from evoprune.errors import InputError
-from evoprune.evolution.assess import initial_population
+from evoprune.errors import InputError, TrainingFailed
+from evoprune.evolution.assess import assess, initial_population
 from evoprune.evolution.pilot import intraclass, pilot
 from evoprune.evolution.tournament import default_rungs, tournament
 from tests.tiny import mlp
@@ -106,6 +106,46 @@ def test_rungs_of_kstarts_and_evolve() -> None:
     sizes = {"mu": 4, "lambda_": 6, "ngen": 2, "epochs": 3, "fitness_epochs": 2}
     ticket = ep.evolve(mlp(), sparsity=0.8, rungs=(1, 2), criterion=("grad", "loss"), **sizes, **OPTIONS)
     assert ticket.ledger.samples == per_epoch * ((4 + 2) + 2 * (6 + 3) + 3)
+
+
+def test_finalists_that_turn_nan_leave_the_others_their_rung(monkeypatch: pytest.MonkeyPatch) -> None:
+    through = ep.Population.train
+
+    def train(self: ep.Population, epochs: int, **options: Any) -> ep.Population:
+        through(self, epochs, **options)
+        if self.epoch > 1:
+            self.trace.failed[:] = True
+            raise TrainingFailed("all 2 networks turned NaN")
+        return self
+
+    monkeypatch.setattr(ep.Population, "train", train)
+    toolbox = ep.make_toolbox(mlp(), sparsity=0.8, epochs=2, rungs=(1, 2), **OPTIONS)
+    population = toolbox.population(n=4)
+    fitness = list(toolbox.map(toolbox.evaluate, population))
+    assert sorted(rung for rung, _ in fitness) == [-np.inf, -np.inf, 1, 1]
+    assert [one.failed for one in population] == [rung == -np.inf for rung, _ in fitness]
+    monkeypatch.undo()
+    whole = ep.Population(mlp(), [population[0].mask], horizon=2, **OPTIONS).train(1)
+    assert toolbox.map.ledger.samples == (4 + 2) * whole.ledger.samples
+    with pytest.raises(TrainingFailed):
+        ep.methods["halving"](mlp(), sparsity=0.8, k=4, epochs=3, rungs=(1, 2), finalists=2, lr=1e30, **OPTIONS)
+
+
+def test_judges_do_not_choose_a_network_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: dict[str, list[bool]] = {}
+
+    def spoiled(individuals: Any, trace: Any, criterion: str) -> None:
+        assess(individuals, trace, criterion)
+        individuals[0].failed, individuals[0].fitness.values = True, (np.inf,)
+        trace.failed[0] = True
+        said["failed"] = [one.failed for one in individuals]
+
+    monkeypatch.setattr("evoprune.methods.halving.assess", spoiled)
+    options: dict[str, Any] = {"k": 4, "epochs": 4, "rungs": (1,), "finalists": 2, "judges": 2, **OPTIONS}
+    for seed in range(3):  # whichever the judges prefer
+        ticket = halving(mlp(), sparsity=0.8, seed=seed, **options)
+        assert said["failed"] == [True, False]
+        assert ticket.mask.hash == ticket.provenance["finalists"][1]["mask"]
 
 
 def test_tournament_fitness_is_journaled_with_its_cohort(tmp_path: Any) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evoprune.evidence.checked import rejudged
 from evoprune.evidence.plots.controls import plot_controls
 from evoprune.evidence.report.group import Group, mark_of, placed
 from evoprune.evidence.report.material import Material
@@ -17,7 +18,8 @@ __all__ = ["place_checks"]
 
 def place_checks(groups: Sequence[Group], material: Material) -> None:
     """Give every check to the group of its model and data set."""
-    for name, told, frame in material.checks:
+    for name, saved, frame in material.checks:
+        told = rejudged(saved, frame)
         metric = str(told.get("metric", "accuracy"))
         rows = [_row(row, metric) for row in told.get("controls", ())]
         drawn = figure(f"Controls of {name}", "", lambda ax, frame=frame: plot_controls(frame, ax))  # type: ignore[misc]

@@ -1,0 +1,146 @@
+"""What the networks of a check show: the ticket's gain over each control, in numbers and in words."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
+from evoprune.evidence.verdict import BETTER, DIFFERENCE, RELATIVE, WORSE, Verdict, judge, table
+from evoprune.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["TICKET", "Check", "rejudged"]
+
+TICKET = "ticket"
+ABOUT = ("method", "model", "data", "metric", "sparsity", "mask_hash")
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """What `check` gives.
+
+    frame: one row a network: control ("ticket" for the ticket itself), seed, draw, score, metric, survivors, failed.
+    table: one row a control: control, networks, mean, low, high (of its scores), gain, gain_low, gain_high (of the ticket over
+    it, larger is better), p, p_holm, ticket_is (words). verdict: `str(verdict)` is the answer, `verdict.because` the reason.
+    difference: the smallest gain of interest. seeds, epochs: how many. counts_chosen: whether the ticket's layer counts are
+    others than a random mask's. about: method, model, data, metric, sparsity, mask_hash.
+    """
+
+    frame: pd.DataFrame
+    table: pd.DataFrame
+    verdict: Verdict
+    difference: float
+    seeds: int
+    epochs: int
+    counts_chosen: bool
+    about: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, frame: pd.DataFrame, about: Mapping[str, Any], *, counts_chosen: bool, difference: float | None, epochs: int
+    ) -> Check:
+        """The judgement of trained networks, a row each."""
+        accuracy = frame["metric"].iloc[0] == "accuracy"
+        sign, seeds = 1.0 if accuracy else -1.0, int(frame["seed"].max()) + 1  # sign: of a gain
+        by_seed = {
+            str(name): [float(own[own["seed"] == seed]["score"].mean()) for seed in range(seeds)]
+            for name, own in frame.groupby("control", sort=False)
+        }
+        smallest = difference or (DIFFERENCE if accuracy else RELATIVE * float(frame["score"].mean()))
+        own = [sign * score for score in by_seed[TICKET]]
+        arms = {name: [sign * score for score in scores] for name, scores in by_seed.items() if name != TICKET}
+        gains = {name: paired_difference(own, scores) for name, scores in arms.items()}
+        words = table(list(gains.values()), difference=smallest, accuracy=accuracy)
+        shown = [
+            _row(name, frame[frame["control"] == name], gains[name], p, word)
+            for name, (p, word) in zip(gains, words, strict=True)
+        ]
+        verdict = judge(gains, counts_chosen=counts_chosen, difference=smallest)
+        fresh = sign * frame[frame["control"] == "fresh_counts"]["score"].dropna()
+        reached = f"{int((fresh >= np.nanmean(own)).sum())} of {len(fresh)} fresh masks reach its mean"
+        told = [f"{verdict.because}; {reached}", *_of_the_search({row["control"]: str(row["ticket_is"]) for row in shown})]
+        verdict = replace(verdict, because="; ".join(told))
+        whole = {**{name: about.get(name) for name in ABOUT}, "ticket": _plain(mean_interval(by_seed[TICKET]).mean)}
+        return cls(frame, pd.DataFrame(shown), verdict, smallest, seeds, epochs, counts_chosen, whole)
+
+    def figure(self) -> Figure:
+        """Every network's score, control by control."""
+        from matplotlib.figure import Figure
+
+        from evoprune.evidence.plots import plot_controls
+
+        figure = Figure(figsize=(8.0, 1.6 + 0.42 * len(self.table)), layout="constrained")
+        plot_controls(self.frame, figure.subplots())
+        return figure
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: verdict, because, seeds_needed, seeds, epochs, difference, counts_chosen, about, and the table's rows."""
+        rows = [{name: _plain(value) for name, value in row.items()} for row in self.table.to_dict("records")]
+        told = {"verdict": str(self.verdict), "because": self.verdict.because, "seeds_needed": self.verdict.seeds}
+        asked = {"seeds": self.seeds, "epochs": self.epochs, "difference": self.difference, "counts_chosen": self.counts_chosen}
+        return {**told, **asked, **self.about, "controls": rows}
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write `check.csv` (the frame), `check.json` and `check.png` into a folder, atomically; returns the paths."""
+        where, text, picture = Path(folder), io.StringIO(), io.BytesIO()
+        self.frame.to_csv(text, index=False, lineterminator="\n")
+        self.figure().savefig(picture, format="png", dpi=150)
+        content = json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
+        parts = {"check.csv": text.getvalue().encode(), "check.json": content.encode(), "check.png": picture.getvalue()}
+        return [atomic_write(where / name, part) for name, part in parts.items()]
+
+    def __repr__(self) -> str:
+        return f"Check({self.verdict}: {self.verdict.because})"
+
+    def _repr_html_(self) -> str:
+        shown = self.table.to_html(index=False, float_format=lambda value: f"{value:.4f}")
+        return f"<p><b>{self.verdict}</b>: {self.verdict.because}</p>{shown}"
+
+
+def rejudged(told: Mapping[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
+    """The content of a saved check in the words that are said today; as it is where it was saved without `counts_chosen`."""
+    if "counts_chosen" not in told:
+        return dict(told)
+    asked = {name: told[name] for name in ("counts_chosen", "difference", "epochs")}
+    return Check.of(frame, told, **asked).as_dict()
+
+
+def _of_the_search(words: dict[str, str]) -> Iterator[str]:
+    """What the controls of the search add to the reason."""
+    meaning = {
+        "random_selection": "the same search with survivors drawn by lot",
+        "best_of_k": "the best of as many random masks as it cost",
+        "shuffled_labels": "the same search on shuffled labels",
+    }
+    for name, what in meaning.items():
+        if name in words:
+            word = words[name] if words[name] in (BETTER, WORSE) else "not shown to differ"
+            yield f"{word} {'from' if word not in (BETTER, WORSE) else 'than'} {what}"
+
+
+def _row(name: str, own: pd.DataFrame, gain: Interval, p: float, word: str) -> dict[str, Any]:
+    scores = mean_interval(own["score"])
+    return {
+        "control": name,
+        "networks": len(own),
+        **{"mean": scores.mean, "low": scores.low, "high": scores.high},
+        **{"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high},
+        **{"p": gain.p, "p_holm": p, "ticket_is": word},
+    }
+
+
+def _plain(value: Any) -> Any:
+    plain = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
