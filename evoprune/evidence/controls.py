@@ -23,6 +23,7 @@ from evoprune.problems.origin import Given
 from evoprune.problems.problem import Problem
 from evoprune.registry import Registry
 from evoprune.training.initializers import INITIALIZERS
+from evoprune.training.ledger import Ledger
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
 
@@ -198,7 +199,7 @@ def _prepared(ticket: Ticket, problem: Problem, mask: Mask, weights: Weights) ->
     training = _training(ticket)
     ready = {
         name: value.clone(memory_format=torch.contiguous_format)
-        for name, value in INITIALIZERS[training.init](problem, mask, weights).items()
+        for name, value in INITIALIZERS[training.init](problem, mask, weights, Ledger()).items()
     }
     for name, count, size in zip(mask.space.names, mask.counts, mask.space.sizes, strict=True):
         if training.rescale and count:

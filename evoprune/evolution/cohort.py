@@ -58,6 +58,6 @@ class CohortTrainer(Trainer):
     def _record(self, generation: Any, row: int, job: Job, result: tuple[int, float], error: str | None) -> Finished:
         rung, score = result
         failed, values = score == -np.inf, {"rung": float(rung), "score": finite(score)}
-        cost, history = cost_of(generation, job.mask.count, rung), history_of(generation, row)
+        cost, history = cost_of(generation, job.mask.count, rung) + generation.start_costs[row], history_of(generation, row)
         failure = (error or "training turned NaN") if failed else None
         return Finished(Record(job.key, values, job.mask.count, failed, failure, history, rung, cost.as_dict()))

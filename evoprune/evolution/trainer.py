@@ -18,6 +18,7 @@ from evoprune.evolution.store import Start, Trained
 from evoprune.masks.mask import Indices, Mask
 from evoprune.problems.problem import Problem
 from evoprune.training.capacity import largest_population
+from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
 from evoprune.training.population import Population
 
@@ -87,10 +88,12 @@ class Trainer:
         """One result a job, in their order; all have the same repetition."""
         seed = repetition_seed(self.seed, jobs[0].key.repetition)
         with seeds.isolated():
-            generation = self._population([job.mask for job in jobs], self._starts(jobs), seed)
+            starts, costs = self._starts(jobs)
+            generation = self._population([job.mask for job in jobs], starts, seed)
+            costs = costs or generation.start_costs
             failure = self._advance(generation)
             values = {one.name: one.values(generation.trace, generation.masks) for one in self.objectives}
-            finished = [self._finished(generation, row, job, values, failure) for row, job in enumerate(jobs)]
+            finished = [self._finished(generation, row, job, values, failure, costs[row]) for row, job in enumerate(jobs)]
             if self.guided and failure is None:
                 look_for_growth(generation, finished)
             return finished
@@ -98,11 +101,15 @@ class Trainer:
     def _population(self, masks: Sequence[Mask], starts: list[Start] | None, seed: int) -> Population:
         return Population(self.problem, masks, horizon=self.epochs, seed=seed, weights=starts, **self.training)
 
-    def _starts(self, jobs: Sequence[Job]) -> list[Start] | None:
+    def _starts(self, jobs: Sequence[Job]) -> tuple[list[Start] | None, tuple[Ledger, ...]]:
+        """Starting weights where some are inherited, and what it cost to make the others."""
         if all(job.start is None for job in jobs):
-            return None
+            return None, ()
+        costs = tuple(Ledger() for _ in jobs)
         initial, rescale = self.problem.initial_weights(), bool(self.training.get("rescale", False))
-        return [Start(job.mask, initial, job.start, rescale=rescale) for job in jobs]
+        make = INITIALIZERS[self.training.get("init", "problem")]
+        made = [make(self.problem, job.mask, initial, cost) for job, cost in zip(jobs, costs, strict=True)]
+        return [Start(job.mask, own, job.start, rescale=rescale) for job, own in zip(jobs, made, strict=True)], costs
 
     def _advance(self, generation: Population) -> str | None:
         """Train, where an objective or who comes after needs it; why all networks failed, if they did."""
@@ -114,7 +121,9 @@ class Trainer:
             return str(error)
         return None
 
-    def _finished(self, generation: Population, row: int, job: Job, values: dict[str, Any], failure: str | None) -> Finished:
+    def _finished(
+        self, generation: Population, row: int, job: Job, values: dict[str, Any], failure: str | None, start: Ledger
+    ) -> Finished:
         failed = bool(generation.trace.failed[row])
         record = Record(
             job.key,
@@ -123,7 +132,7 @@ class Trainer:
             failed=failed,
             error=(failure or "training turned NaN") if failed else None,
             epochs=history_of(generation, row),
-            cost=cost_of(generation, job.mask.count, generation.epoch).as_dict(),
+            cost=(cost_of(generation, job.mask.count, generation.epoch) + start).as_dict(),
         )
         kept = (self.keep or self.guided) and not failed
         return Finished(record, Trained.of(generation.parameters, row) if kept else None)

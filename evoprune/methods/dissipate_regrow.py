@@ -9,7 +9,7 @@ from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
 from evoprune.methods.dissipation import RULES, check, check_count, geometric
 from evoprune.methods.registry import Holding, method
-from evoprune.methods.rewiring import annealed, check_period, check_share, rewire, steepest
+from evoprune.methods.rewiring import ROUNDING, annealed, check_period, check_share, rewire, steepest
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.population import Population
@@ -91,7 +91,7 @@ def regrow(generation: Population, fraction: float = 0.2, until: float = 0.75, e
     every: steps between, an epoch unless given.
     """
     check_period(every)
-    end = int(until * generation.horizon + 1e-6) * generation.batches.per_epoch  # 0.29 · 100 is a little less than 29
+    end = int(until * generation.horizon + ROUNDING) * generation.batches.per_epoch
     for step in range(generation.steps, end, every or generation.batches.per_epoch):
         generation.train_steps(step - generation.steps)
         rewire(generation, annealed(fraction, step, end), steepest(generation, noise="regrow"))

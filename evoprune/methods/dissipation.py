@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,11 +118,8 @@ def check(
 
     reference: the values that weights are held against, in the layout of the population's survivors.
     """
-    scales = {
-        name: float(value.std())
-        for name, value in generation.problem.initial_weights().items()
-        if name in generation.problem.space.index
-    }
+    weights = generation.problem.initial_weights()
+    scales = {name: float(weights[name].std()) if weights[name].numel() > 1 else 0.0 for name in generation.problem.space.names}
     sign = -1 if inverted else 1
     scores = [_scores(generation, row, how, reference, scales) for row in range(len(generation))]
     pairs = zip(generation.masks, scores, strict=True)
@@ -135,9 +133,20 @@ def _scores(generation: Population, row: int, how: Rule, reference: Values, scal
         own = parameters.span(name, row, row + 1)
         value, start = (_numpy(source[name][own]) for source in (parameters.survivors, reference))
         gradients = _numpy(trace.per_weight("grad", name)[own]) if how.needs else value
-        score = how.score(value, start, gradients, scales[name])
+        score = how.score(value, start, gradients, scales[name] * _scaling(generation, row, name))
         scores.append(np.zeros(len(score)) if trace.failed[row] else score)  # a failed network still gets a mask
     return scores
+
+
+def _scaling(generation: Population, row: int, name: str) -> float:
+    """How many times larger than the problem's the weights are that the training of a row began with."""
+    parameters, problem, training = generation.parameters, generation.problem, generation.training
+    if training.init == "problem" and not training.rescale and not training.drop_rate:
+        return 1.0
+    began = _numpy(parameters.initial[name][parameters.span(name, row, row + 1)])
+    given = _numpy(problem.initial_weights()[name]).reshape(-1)[parameters.masks[row].survivors[problem.space.index[name]]]
+    size = float(np.square(given).sum())
+    return math.sqrt(float(np.square(began).sum()) / size) if size else 1.0
 
 
 def _kept(mask: Mask, scores: Sequence[Floats], budget: int | None, delta: float | None, sign: int, scope: str) -> Mask:
@@ -153,9 +162,10 @@ def _kept(mask: Mask, scores: Sequence[Floats], budget: int | None, delta: float
 
 def layer_counts(mask: Mask, budget: int) -> tuple[int, ...]:
     """`budget` spread over the layers in the proportions of `mask`."""
-    live = [(name, (count,)) for name, count in zip(mask.space.names, mask.counts, strict=True)]
-    held = MaskSpace(tuple(name for name, _ in live), tuple(shape for _, shape in live))
-    return spread(held, np.ones(len(live)), budget, [min(1, count) for count in mask.counts])
+    live = {name: count for name, count in zip(mask.space.names, mask.counts, strict=True) if count}
+    held = MaskSpace(tuple(live), tuple((count,) for count in live.values()))
+    left = dict(zip(live, spread(held, np.ones(len(live)), budget, [1] * len(live)), strict=True))
+    return tuple(left.get(name, 0) for name in mask.space.names)
 
 
 def check_options(

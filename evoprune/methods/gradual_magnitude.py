@@ -9,7 +9,7 @@ from evoprune.masks.allocation import Allocation, allocate
 from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
 from evoprune.methods.registry import dense_network, method
-from evoprune.methods.rewiring import check_period, check_share, magnitudes
+from evoprune.methods.rewiring import ROUNDING, check_period, check_share, magnitudes
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.population import Population
@@ -63,7 +63,8 @@ def prune_gradually(
     space = generation.problem.space
     final = allocate(space, sparsity, allocation if layerwise else "erk")
     total = generation.horizon * generation.batches.per_epoch
-    first, last = int(start * total), max(int(until * total), int(start * total) + 1)
+    first = int(start * total + ROUNDING)
+    last = max(int(until * total + ROUNDING), first + 1)
     period = min(every or generation.batches.per_epoch, last - first)
     updates = (last - first) // period
     for update in range(1, updates + 1):

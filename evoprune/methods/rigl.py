@@ -8,7 +8,7 @@ from typing import Any
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
 from evoprune.methods.registry import Holding, method
-from evoprune.methods.rewiring import annealed, check_period, check_share, rewire, steepest
+from evoprune.methods.rewiring import ROUNDING, annealed, check_period, check_share, rewire, steepest
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
@@ -46,7 +46,7 @@ def rewire_by_gradient(generation: Population, every: int = 100, fraction: float
     check_period(every)
     check_share(fraction=fraction, until=until)
     total = generation.horizon * generation.batches.per_epoch
-    end = int(until * total)
+    end = int(until * total + ROUNDING)
     if every >= end:
         log.warning(
             "rigl: the first of its updates, one in %d steps, lies after step %d: nothing moves, lower every=", every, end

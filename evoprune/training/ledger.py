@@ -38,6 +38,12 @@ class Ledger:
         self.survivor_updates += updates
         self.dense_equivalent_epochs += updates / dense_epoch
 
+    def score(self, samples: int, prunable: int, training_samples: int, *, seen: bool = True) -> None:
+        """Count one gradient of the dense network on `samples`. seen: whether these are training samples not counted yet."""
+        self.samples += samples if seen else 0
+        self.survivor_updates += 3 * samples * prunable
+        self.dense_equivalent_epochs += samples / training_samples
+
     def __add__(self, other: Ledger) -> Ledger:
         return Ledger(
             self.samples + other.samples,

@@ -85,11 +85,14 @@ class Population:
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if self.device.type in ("cpu", "cuda"):
             check_memory(len(masks), _least_bytes(masks, model, self.dtype), self.device)
+        rescale, self.start_costs = self.training.rescale and weights is None, tuple(Ledger() for _ in masks)
+        if not weights:
+            weights, self.start_costs = _initial_weights(problem, masks, self.training)
         parameters = Parameters.of(
             masks,
-            weights or _initial_weights(problem, masks, self.training),
+            weights,
             trained,
-            rescale=self.training.rescale and weights is None,
+            rescale=rescale,
             device=self.device,
             dtype=self.dtype,
         )
@@ -97,6 +100,8 @@ class Population:
         self.engine = self._make_engine(self.training.engine, model, parameters)
         self.trace = Trace(problem, parameters)
         self.ledger = Ledger(device=self.device.type, engine=self.engine.name, configurations=len(masks))
+        for cost in self.start_costs:
+            self.ledger += cost
         self.steps = 0
         self._loss = torch.zeros(len(masks), dtype=torch.float64, device=self.device)  # sum over the steps of the running epoch
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
@@ -572,12 +577,19 @@ def _least_bytes(masks: Sequence[Mask], model: torch.nn.Module, dtype: torch.dty
     return (4 * dtype.itemsize + 8) * survivors + 4 * dtype.itemsize * dense * len(masks)
 
 
-def _initial_weights(problem: Problem, masks: Sequence[Mask], training: Training) -> list[dict[str, Tensor]]:
+def _initial_weights(
+    problem: Problem, masks: Sequence[Mask], training: Training
+) -> tuple[list[dict[str, Tensor]], tuple[Ledger, ...]]:
+    """Those of each individual, and what it cost to make them."""
+    costs = tuple(Ledger() for _ in masks)
     if training.own_weights:
-        starts = [problem.initial_weights(seeds.derive(problem.seed, "start", position)) for position in range(len(masks))]
+        drawn = [seeds.derive(problem.seed, "start", position) for position in range(len(masks))]
+        starts = [problem.initial_weights(seed) for seed in drawn]
+        owners = [problem if training.init == "problem" else problem.with_seed(seed) for seed in drawn]
     else:
-        starts = [problem.initial_weights()] * len(masks)
-    return [INITIALIZERS[training.init](problem, mask, start) for mask, start in zip(masks, starts, strict=True)]
+        starts, owners = [problem.initial_weights()] * len(masks), [problem] * len(masks)
+    make = INITIALIZERS[training.init]
+    return [make(*each) for each in zip(owners, masks, starts, costs, strict=True)], costs
 
 
 def _zero_gradients(parameters: Parameters) -> None:

@@ -11,16 +11,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from evoprune.errors import InputError, UnknownName
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_mask
 from evoprune.masks.space import MaskSpace
 from evoprune.methods import METHODS
-from evoprune.methods.dissipation import RULES, geometric, layer_counts
+from evoprune.methods.dissipation import RULES, check, geometric, layer_counts, snapshot
+from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
-from tests.tiny import mlp
+from tests.tiny import mlp, table
 
 Dense = dict[str, np.ndarray]
 OPTIONS: dict[str, Any] = {"epochs": 5, "batch_size": 18, "engine": "loop", "seed": 3}
@@ -177,6 +179,38 @@ def test_layer_counts_keep_the_proportions_and_the_sum() -> None:
     space = MaskSpace(("a", "b"), ((100,), (40,)))
     assert layer_counts(Mask(space, [range(60), range(20)]), 40) == (30, 10)
     assert layer_counts(Mask(space, [range(60), range(1)]), 20) == (19, 1)
+    three = MaskSpace(("a", "b", "c"), ((3000,), (50,), (100,)))
+    assert layer_counts(Mask(three, [range(3000), range(0), range(100)]), 310) == (300, 0, 10), "an empty layer changes nothing"
+
+
+@pytest.mark.parametrize("start", [{}, {"drop_rate": 0.5}, {"rescale": True}, {"init": "hessian"}])
+def test_the_scale_of_a_layer_is_that_of_the_weights_that_training_began_with(start: dict[str, Any]) -> None:
+    mask = random_mask(mlp().space, sparsity=0.2, seed=3)
+    generation = Population(mlp(), [mask], horizon=5, batch_size=18, engine="loop", seed=3, **start)
+    began = snapshot(generation.parameters.initial)
+    with torch.no_grad():
+        for name, value in generation.parameters.survivors.items():
+            value += 0.1 * began[name].std()  # all by as much of their layer's scale
+    before = generation.masks[0].counts
+    check(generation, RULES["fraction_of_scale"], began, delta=0.07)
+    assert generation.masks[0].counts == before, "0.1 is more than 0.07"
+    check(generation, RULES["fraction_of_scale"], snapshot(generation.parameters.initial), delta=0.14)
+    assert set(generation.masks[0].counts) == {1}
+
+
+def test_a_layer_of_one_weight_has_no_scale_and_keeps_it() -> None:
+    problem = Problem(nn.Sequential(nn.Linear(6, 1), nn.Tanh(), nn.Linear(1, 3)), table())
+    single = Problem(nn.Sequential(nn.Linear(6, 1), nn.Tanh(), nn.Linear(1, 1), Wide()), table())
+    for own in (problem, single):
+        options = {"rule": "fraction_of_scale", "delta": 0.5, "epochs": 2, "checks": 1, "engine": "loop"}
+        assert METHODS["dissipating"](own, **options).mask.counts[-1] >= 1
+
+
+class Wide(nn.Module):
+    """Three outputs of one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, 2 * x, -x], 1)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,28 @@ def test_every_method_takes_init(init: str) -> None:
         assert ticket.provenance["training"]["init"] == init
 
 
+def test_every_individual_may_have_its_own() -> None:
+    problem = ep.Problem("mlp:20-15", "digits")
+    mask = ep.random_mask(problem.space, sparsity=0.8, seed=1)
+    first, second = (
+        ep.Population(problem, [mask, mask], horizon=1, own_weights=True, init="eoi").parameters.row(row) for row in (0, 1)
+    )
+    assert not any(torch.equal(first[name], second[name]) for name in problem.space.names)
+
+
+def test_weights_of_a_mask_do_not_depend_on_who_inherits_beside_it() -> None:
+    problem = ep.Problem("mlp:20-15", "digits")
+    toolbox = ep.make_toolbox(problem, sparsity=0.8, epochs=1, inherit="weights", init="eoi", engine="loop")
+    parent, fresh = toolbox.population(n=2)
+    list(toolbox.map(toolbox.evaluate, [parent]))
+    child = toolbox.clone(parent)
+    del child.fitness.values
+    toolbox.mutate(child)
+    beside, alone = list(toolbox.map(toolbox.evaluate, [child, fresh]))[1], problem
+    other = ep.make_toolbox(alone, sparsity=0.8, epochs=1, inherit="weights", init="eoi", engine="loop")
+    assert list(other.map(other.evaluate, [other.from_mask(fresh.mask)])) == [beside]
+
+
 def test_bad_options_are_refused() -> None:
     problem = ep.Problem("mlp:20-15", "digits")
     with pytest.raises(InputError, match="did you mean 'eoi'"):

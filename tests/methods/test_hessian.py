@@ -11,6 +11,7 @@ import evoprune as ep
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.training.initializers import hessian_norms, hessian_report, hessian_scales
+from evoprune.training.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,21 @@ def test_layers_under_batch_norm_are_scaled_too() -> None:
     for name in problem.space.names[:2]:  # those whose output a norm makes blind to their scale
         assert after[name] == pytest.approx(1, rel=0.1), before[name]
     assert scales[problem.space.names[-1]] == 1.0
+
+
+def test_what_the_scales_cost_is_counted_in_populations_and_evaluations(problem: ep.Problem) -> None:
+    mask, ledger = ep.random_mask(problem.space, sparsity=0.5, seed=0), Ledger()
+    hessian_norms(problem, mask, samples=10, iterations=3, ledger=ledger)
+    assert ledger.samples == 10
+    assert ledger.survivor_updates == (1 + 3 * len(problem.space)) * 10 * 3 * problem.prunable
+    plain, scaled = (ep.Population(problem, [mask, mask], horizon=1, init=init).ledger for init in ("problem", "hessian"))
+    assert plain.survivor_updates == 0
+    assert scaled.survivor_updates > 2 * (1 + 20 * len(problem.space)) * 3 * problem.prunable
+    toolbox = ep.make_toolbox(problem, sparsity=0.5, epochs=1, init="hessian", engine="loop")
+    [evaluated] = toolbox.population(n=1)
+    list(toolbox.map(toolbox.evaluate, [evaluated]))
+    alone = ep.Population(problem, [evaluated.mask], horizon=1, init="hessian", engine="loop").train(1).ledger
+    assert toolbox.map.ledger.survivor_updates == alone.survivor_updates
 
 
 def test_one_layer_has_no_scale_and_nothing_is_changed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,38 @@ def test_prospr_is_the_derivative_in_the_mask_through_training() -> None:
         assert scores[name].flatten()[3].item() == pytest.approx(abs(above - after(gates)) / 2e-5, rel=1e-4, abs=1e-9), (
             weight.shape
         )
+
+
+def test_prospr_repeats_itself_on_other_batches_and_moves_no_pruned_weight() -> None:
+    problem = small()
+    one, several = (SCORERS["prospr"].select(problem, sparsity=0.5, batches=number)[1] for number in (1, 3))
+    assert several.samples == 3 * one.samples
+    assert several.survivor_updates == 3 * one.survivor_updates
+    half = ep.random_mask(problem.space, sparsity=0.5, seed=0)
+    seen: list[dict[str, Tensor]] = []
+
+    class Watched(Probe):
+        def loss(self, weights: Any, batch: Any, **options: Any) -> Tensor:
+            seen.append({name: weights[name].detach() for name in problem.space.names})
+            return super().loss(weights, batch, **options)
+
+    plain = probe_of(problem, mask=half)
+    SCORERS["prospr"].function(
+        Watched(problem, plain.module, half, plain.samples, plain.step, plain.seed, plain.ledger, plain.start)
+    )
+    assert len(seen) == 4
+    for name, kept in half.dense().items():
+        assert all((values[name][~kept] == 0).all() for values in seen)
+        assert not torch.equal(seen[-1][name], seen[0][name])
+
+
+def test_another_draw_for_a_users_module_keeps_the_size_of_its_weights() -> None:
+    probe = probe_of(small())
+    before = {name: value.norm() for name, value in probe.weights.items()}
+    for draw in range(200):
+        probe.redraw(draw)
+    for name, value in probe.weights.items():
+        assert 0.6 < float(value.norm() / before[name]) < 1.5, "one draw of so few numbers differs by less than that"
 
 
 def test_synflow_conserves_flow_from_layer_to_layer() -> None:
@@ -223,7 +256,7 @@ def test_synflow_never_collapses_a_layer(model: str, side: int, steps: int) -> N
 
 @pytest.mark.parametrize(
     ("name", "passes", "seen"),
-    [("magnitude", 0, 0), ("snip", 1, 1), ("iterative_snip", 60, 60), ("force", 60, 60), ("grasp", 3, 2), ("prospr", 5, 4)],
+    [("magnitude", 0, 0), ("snip", 1, 1), ("iterative_snip", 60, 60), ("force", 60, 60), ("grasp", 3, 2), ("prospr", 7, 4)],
 )
 def test_the_ledger_counts_dense_passes(name: str, passes: int, seen: int) -> None:
     problem = small()

@@ -46,15 +46,16 @@ def mutGuided(
     noise: bool = False,
     rng: random.Random | None = None,
 ) -> tuple[Any]:
-    """Turn off the survivors that moved least in training, and on the pruned weights of the largest accumulated gradient.
+    """Turn off the survivors that moved least in the last training, and on the pruned weights of the largest gradient told.
 
     swaps: how many in one layer, drawn as by `mutSwap`, heavy-tailed when None. share: instead, this share of the survivors of
     every layer (rounded, as far as there is room). off: "movement" or "random". on: "gradient" or "random". noise: multiply
     the scores by uniform random numbers, so that children of one parent differ more.
 
-    Reads `individual.told` (see `Told`). What it does not tell is random: without movement what leaves, without candidates what
-    enters. Survivors that came after the training are spared. Ties are broken at random. The lineage's options say what guided
-    (`off`, `on`), and hold the changes.  [Mocanu 2018, arXiv:1707.04780 (off: nearest to zero); Evci 2020, arXiv:1911.11134]
+    Reads `individual.told` (see `Told`; a toolbox's map tells the dense gradient on one batch). What it does not tell is
+    random: without movement what leaves, without candidates what enters. Survivors that came after the training are spared.
+    Ties are broken at random. The lineage's options say what guided (`off`, `on`), and hold the changes.
+    [Mocanu 2018, arXiv:1707.04780 (off: nearest to zero); Evci 2020, arXiv:1911.11134]
     """
     one_of("way off", off, ("movement", "random"))
     one_of("way on", on, ("gradient", "random"))

@@ -21,8 +21,9 @@ class Told:
     """Hung on an individual as `individual.told` by whoever trained it; absent, or None, when nothing is known.
 
     mask: the mask that was trained; the individual's own may have been varied since, and is aligned with it by index.
-    movement: per layer abs(w - w0), one number a survivor of `mask`. grown: per layer the candidates to turn on, as
-    (distinct flat indices, scores), such as the largest accumulated dense gradients; None when they were not computed.
+    movement: per layer abs(w - w0), one number a survivor of `mask`; w0 where this training began, with its parent's values
+    where it inherited them. grown: per layer the candidates to turn on, as
+    (distinct flat indices, scores), such as the largest dense gradients on a batch; None when they were not computed.
     Copies share it. Raises `MaskMismatch` when arrays do not fit.
     """
 

@@ -87,7 +87,8 @@ class Probe:
             self._adopt(self.problem.initial_weights(seed))
         except InputError:
             for layer, value in self.weights.items():
-                self.weights[layer] = self.gaussian(value, layer, *name) * value.square().mean().sqrt()
+                size = self.start[layer].square().mean().sqrt().to(value)  # not of the last draw: sizes would drift
+                self.weights[layer] = self.gaussian(value, layer, *name) * size
 
     def gaussian(self, like: Tensor, *name: str | int) -> Tensor:
         """Standard normal numbers in the shape of `like`, by name."""
@@ -136,13 +137,11 @@ class Probe:
                 value += gradient / self.samples.number
         return total
 
-    def second(self, value: Tensor, with_respect_to: Values) -> tuple[Tensor, ...]:
-        """Gradient of `value`, itself made of gradients: counted as one more pass over the batch."""
-        self._count(self.samples.size, False)
+    def second(self, value: Tensor, with_respect_to: Values, *, gradients: int = 1) -> tuple[Tensor, ...]:
+        """Gradient of `value`, itself made of so many gradients, each counted as one more pass over its batch."""
+        for _ in range(gradients):
+            self._count(self.samples.size, False)
         return torch.autograd.grad(value, list(with_respect_to.values()))
 
     def _count(self, samples: int, seen: bool) -> None:
-        updates = 3 * samples * self.problem.prunable
-        self.ledger.samples += samples if seen else 0
-        self.ledger.survivor_updates += updates
-        self.ledger.dense_equivalent_epochs += samples / len(self.problem.split("train"))
+        self.ledger.score(samples, self.problem.prunable, len(self.problem.split("train")), seen=seen)

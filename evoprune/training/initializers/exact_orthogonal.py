@@ -2,7 +2,8 @@
 
 A permutation matrix is as sparse as an orthogonal one can be. A Givens rotation of two rows keeps it orthogonal and lets
 both rows have the survivors of either, so random rotations lead to any density. A convolution gets the matrix at the
-centre of its kernel and 0 elsewhere (delta-orthogonal, Xiao 2018, arXiv:1806.05393).
+centre of its kernel and 0 elsewhere (delta-orthogonal, Xiao 2018, arXiv:1806.05393). Of a grouped convolution it is the matrix of
+all groups, one below the other: each input of a group reaches its own outputs alone, so the layer as a whole is not orthogonal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from evoprune.masks.sampling import complement, random_subset
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.problem import Problem
 from evoprune.training.initializers.table import INITIALIZERS, Weights
+from evoprune.training.ledger import Ledger
 
 __all__ = ["eoi", "eoi_weights", "gain_of"]
 
@@ -94,8 +96,8 @@ def gain_of(module: nn.Module) -> float:
 
 
 @INITIALIZERS.register("eoi")
-def initialize(problem: Problem, mask: Mask, weights: Weights) -> Weights:
-    """Exactly orthogonal weights on the mask, by the problem's seed."""
+def initialize(problem: Problem, mask: Mask, weights: Weights, ledger: Ledger) -> Weights:
+    """Exactly orthogonal weights on the mask, by the problem's seed; without a sample."""
     return {**weights, **eoi_weights(mask, problem.seed, gain=gain_of(problem.module()))}
 
 

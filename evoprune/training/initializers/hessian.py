@@ -20,6 +20,7 @@ from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
 from evoprune.training.initializers.table import INITIALIZERS, Weights
+from evoprune.training.ledger import Ledger
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +40,12 @@ def hessian_norms(
     samples: int = 100,
     iterations: int = 20,
     seed: int = 0,
+    ledger: Ledger | None = None,
 ) -> dict[str, float]:
     """Spectral norm of the loss's Hessian with respect to each layer's survivors alone, by name.
 
     By power iteration in float64 on `samples` training samples, in training mode. mask: all weights when None. weights: in
-    place of the problem's initial ones. Cost: one gradient and `iterations` second-order ones a layer.
+    place of the problem's initial ones. Cost: one gradient and `iterations` second-order ones a layer, added to `ledger`.
     """
     for name, value in (("samples", samples), ("iterations", iterations)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -59,6 +61,9 @@ def hessian_norms(
         outputs = functional_call(problem.module().train(), {**values, **layers}, (_double(inputs),))
         loss = problem.loss.per_sample(outputs.unsqueeze(0), _double(targets)).mean()
         gradients = torch.autograd.grad(loss, list(layers.values()), create_graph=True)
+    if ledger is not None:
+        for products in range(1 + iterations * len(layers)):
+            ledger.score(len(rows), problem.prunable, len(split), seen=not products)
     norms = {}
     for (name, weight), gradient in zip(layers.items(), gradients, strict=True):
         start = torch.randn(weight.shape, dtype=torch.float64, generator=seeds.torch_generator(seed, "hessian", name))
@@ -67,14 +72,20 @@ def hessian_norms(
 
 
 def hessian_scales(
-    problem: Problem, mask: Mask | None = None, weights: Mapping[str, Tensor] | None = None, *, rounds: int = 10, seed: int = 0
+    problem: Problem,
+    mask: Mask | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    *,
+    rounds: int = 10,
+    seed: int = 0,
+    ledger: Ledger | None = None,
 ) -> dict[str, float]:
     """One factor a layer, with which every layer's Hessian norm is as near to 1 as `rounds` rounds bring it.
 
     In a network of L homogeneous layers (ReLU) the norm of layer k grows with the squared scales of all the others, so
     log s_k = S + log(h_k)/2 with S = -sum log(h) / (2(L - 1)). Where norm layers make the output blind to the scale of a
     weight, h_k falls with the square of its own; the last layer, which none follows, is left alone there. Either is a step of
-    a fixed-point iteration; the best point seen is returned.
+    a fixed-point iteration; the best point seen is returned. ledger: to which every gradient is added, the dense network's.
     """
     space = problem.space
     given = {**problem.initial_weights(), **(weights or {})}
@@ -83,7 +94,7 @@ def hessian_scales(
     distance = np.inf
     for _ in range(rounds):
         scaled = {name: given[name] * float(np.exp(log)) for name, log in zip(space.names, logs, strict=True)}
-        measured = hessian_norms(problem, mask, {**given, **scaled}, seed=seed)
+        measured = hessian_norms(problem, mask, {**given, **scaled}, seed=seed, ledger=ledger)
         height = np.log(np.maximum(np.array(list(measured.values())), 1e-300))
         if not np.isfinite(height).all() or (height < -600).all():
             break  # flat, or overflown: no scale is read off from it
@@ -113,9 +124,9 @@ def hessian_report(problem: Problem, mask: Mask, *, seed: int = 0) -> pd.DataFra
 
 
 @INITIALIZERS.register("hessian")
-def initialize(problem: Problem, mask: Mask, weights: Weights) -> Weights:
+def initialize(problem: Problem, mask: Mask, weights: Weights, ledger: Ledger) -> Weights:
     """The problem's weights, each layer scaled so that its Hessian norm under the mask is near 1."""
-    scales = hessian_scales(problem, mask, weights, seed=problem.seed)
+    scales = hessian_scales(problem, mask, weights, seed=problem.seed, ledger=ledger)
     return {**weights, **{name: weights[name] * factor for name, factor in scales.items()}}
 
 
