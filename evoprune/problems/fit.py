@@ -143,7 +143,11 @@ def _gradients(module: nn.Module, inputs: Tensor, goals: Tensor, loss: Loss, hel
         mean = loss.per_sample(outputs[None], goals).mean()
         if not mean.requires_grad:
             raise InputError(f"no gradient reaches the model from the loss {loss.name}: let both be differentiable")
-        mean.backward()
+        try:
+            mean.backward()
+        except Exception as error:
+            what = f"the backward pass of the model or of the loss {loss.name} fails ({first_line(error)})"
+            raise InputError(f"{what}: let both be differentiable") from error
     return {name: leaf.grad for name, leaf in leaves.items()}
 
 

@@ -178,6 +178,21 @@ class AnotherInTraining(Plain):
         return (outputs, outputs) if self.training else outputs
 
 
+class Forwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        raise RuntimeError("not written")
+
+
+class Backless(Plain):
+    def between(self, h: Tensor) -> Tensor:
+        return Forwards.apply(h)
+
+
 class Rounded(Plain):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).detach()
@@ -185,7 +200,11 @@ class Rounded(Plain):
 
 @pytest.mark.parametrize(
     ("build", "says"),
-    [(AnotherInTraining, "gives tuple in training"), (Rounded, "no gradient reaches the model from the loss cross_entropy")],
+    [
+        (AnotherInTraining, "gives tuple in training"),
+        (Backless, r"the backward pass of the model .* fails \(not written\)"),
+        (Rounded, "no gradient reaches the model from the loss cross_entropy"),
+    ],
 )
 def test_a_model_that_cannot_train_is_refused(build: Callable[[], nn.Module], says: str) -> None:
     with pytest.raises(InputError, match=says):
