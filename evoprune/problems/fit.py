@@ -139,15 +139,16 @@ def _gradients(module: nn.Module, inputs: Tensor, goals: Tensor, loss: Loss, hel
             parameter.mul_(held)
     with seeds.isolated(), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch has to say it says in training
-        outputs = functional_call(probe, leaves, (inputs.clone(),))
-        mean = loss.per_sample(outputs[None], goals).mean()
+        try:
+            outputs = functional_call(probe, leaves, (inputs.clone(),))
+            mean = loss.per_sample(outputs[None], goals).mean()
+            if mean.requires_grad:
+                mean.backward()
+        except Exception as error:
+            what = f"the model or the loss {loss.name} fails where gradients are wanted ({first_line(error)})"
+            raise InputError(f"{what}: let both be differentiable") from error
         if not mean.requires_grad:
             raise InputError(f"no gradient reaches the model from the loss {loss.name}: let both be differentiable")
-        try:
-            mean.backward()
-        except Exception as error:
-            what = f"the backward pass of the model or of the loss {loss.name} fails ({first_line(error)})"
-            raise InputError(f"{what}: let both be differentiable") from error
     return {name: leaf.grad for name, leaf in leaves.items()}
 
 
