@@ -110,11 +110,9 @@ class Check:
 
 
 def rejudged(told: Mapping[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
-    """The content of a saved check in the words that are said today; as it is where it was saved without `counts_chosen`."""
-    if "counts_chosen" not in told:
-        return dict(told)
-    asked = {name: told[name] for name in ("counts_chosen", "difference", "epochs")}
-    return Check.of(frame, told, **asked).as_dict()
+    """The content of a saved check in the words that are said today; as it is where it lacks what that takes."""
+    asked = {name: told[name] for name in ("counts_chosen", "difference", "epochs") if name in told}
+    return Check.of(frame, told, **asked).as_dict() if len(asked) == 3 else dict(told)
 
 
 def _of_the_search(words: dict[str, str]) -> Iterator[str]:

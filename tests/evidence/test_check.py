@@ -197,8 +197,9 @@ def test_a_folder_is_checked_and_gets_its_files(tmp_path: Path) -> None:
     assert "<table" in found._repr_html_()
     stale, frame = {**told, "verdict": "of old", "controls": []}, pd.read_csv(tmp_path / "check.csv")
     assert rejudged(stale, frame) == told, "a page says what is said today"
-    del stale["counts_chosen"]
-    assert rejudged(stale, frame) == stale
+    for missing in ("counts_chosen", "difference", "epochs"):
+        part = {name: value for name, value in stale.items() if name != missing}
+        assert rejudged(part, frame) == part
 
 
 @pytest.mark.parametrize(
