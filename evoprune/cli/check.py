@@ -58,7 +58,7 @@ def check(
             raise InputError(f"{folder} is read-only, and the check would be kept there: make it writable, or check a copy")
         described = read_result(folder / RESULT)["arguments"].get("problem", {})
         problem = Problem.from_description(described, data_root=data_root)
-        own = parse_options(set_ or [], [], command=check, arguments=("source", "problem"))
+        own = parse_options(set_ or [], [], command=check, arguments=("source", "problem"), function=check_ticket)
         options = {"engine": engine, "device": device, **own}
         with epochs_shown("check"):
             found = check_ticket(

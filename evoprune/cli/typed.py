@@ -38,13 +38,16 @@ def parse_options(
     *,
     command: Callable[..., object] | None = None,
     arguments: Collection[str] = (),
+    function: Callable[..., object] | None = None,
 ) -> dict[str, Any]:
     """`key=value` texts as options, each of the kind that the first method that knows it expects.
 
-    command: whose own options are not set so. arguments: names that it passes on otherwise.
+    command: whose own options are not set so. arguments: names that it passes on otherwise. function: that
+    takes options of its own.
     Raises `InputError` for what is no option or of the wrong kind; unknown ones are left to whoever takes them.
     """
     parsed: dict[str, Any] = {}
+    takers = [*(method.function for method in methods), *([] if function is None else [function])]
     named = () if command is None else inspect.signature(command).parameters
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -57,19 +60,19 @@ def parse_options(
             raise InputError(f"--set {setting!r} is not usable: give it as --{key.replace('_', '-')}")
         if key in parsed:
             raise InputError(f"--set {key}=… is given twice: give one value")
-        parsed[key] = coerced(key, text.strip(), _hint(methods, key))
+        parsed[key] = coerced(key, text.strip(), _hint(takers, key))
     return parsed
 
 
-def _hint(methods: Sequence[Method], key: str) -> Any:
+def _hint(takers: Sequence[Callable[..., object]], key: str) -> Any:
     """The annotation of an option, None where there is none to be had."""
     from typing import get_type_hints
 
     from evoprune.training.options import Training
 
-    takers = [method.function for method in methods if key in method.options]
+    taker = next((function for function in takers if key in inspect.signature(function).parameters), Training)
     try:
-        return get_type_hints(takers[0] if takers else Training).get(key)
+        return get_type_hints(taker).get(key)
     except NameError:  # an annotation that is imported for type checkers alone
         return None
 

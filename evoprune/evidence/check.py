@@ -25,6 +25,7 @@ from evoprune.training.ticket import Ticket
 __all__ = ["Check", "check"]
 
 NEEDED = ("fresh_counts", "fresh_random")
+DRAWS = 4
 
 log = logging.getLogger("evoprune")
 
@@ -36,7 +37,7 @@ def check(
     epochs: int | None = None,
     controls: Sequence[str] | None = None,
     search: bool = False,
-    draws: int = 4,
+    draws: int = DRAWS,
     difference: float | None = None,
     problem: Problem | None = None,
     seed: int = 0,
@@ -69,7 +70,7 @@ def check(
     chosen = _chosen(controls, search_controls_of(ticket) if search else ())
     horizon = epochs or _epochs(ticket)
     options = {**ticket.provenance.get("training", {}), **training}
-    Training.of(**options)  # refuses before any work
+    used = Training.of(**options).as_dict()  # refuses before any work
     rows: list[dict[str, Any]] = []
     for number in range(seeds):
         log.info("check: seed %d of %d, %d epochs", number + 1, seeds, horizon)
@@ -84,7 +85,11 @@ def check(
         "sparsity": ticket.mask.sparsity,
         "mask_hash": ticket.mask.hash,
     }
-    return Check.of(pd.DataFrame(rows), about, counts_chosen=counts_chosen, difference=difference, epochs=horizon)
+    usual = Training.of(**{**ticket.provenance.get("training", {}), "engine": "auto", "device": "auto"}).as_dict()
+    own = {name: value for name, value in used.items() if value != usual[name]}
+    own |= {} if controls is None else {"controls": list(controls)}
+    own |= {name: value for name, value, default in (("draws", draws, DRAWS), ("seed", seed, 0)) if value != default}
+    return Check.of(pd.DataFrame(rows), about, counts_chosen=counts_chosen, difference=difference, epochs=horizon, options=own)
 
 
 # ---- what is trained ----------------------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ class Check:
     table: one row a control: control, networks, mean, low, high (of its scores), gain, gain_low, gain_high (of the ticket over
     it, larger is better), p, p_holm, ticket_is (words). verdict: `str(verdict)` is the answer, `verdict.because` the reason.
     difference: the smallest gain of interest. seeds, epochs: how many. counts_chosen: whether the ticket's layer counts are
-    others than a random mask's. about: method, model, data, metric, sparsity, mask_hash.
+    others than a random mask's. about: method, model, data, metric, sparsity, mask_hash. options: what else was asked
+    for, such as draws or lr.
     """
 
     frame: pd.DataFrame
@@ -46,10 +47,18 @@ class Check:
     epochs: int
     counts_chosen: bool
     about: dict[str, Any]
+    options: dict[str, Any]
 
     @classmethod
     def of(
-        cls, frame: pd.DataFrame, about: Mapping[str, Any], *, counts_chosen: bool, difference: float | None, epochs: int
+        cls,
+        frame: pd.DataFrame,
+        about: Mapping[str, Any],
+        *,
+        counts_chosen: bool,
+        difference: float | None,
+        epochs: int,
+        options: Mapping[str, Any],
     ) -> Check:
         """The judgement of trained networks, a row each."""
         accuracy = frame["metric"].iloc[0] == "accuracy"
@@ -73,7 +82,7 @@ class Check:
         told = [f"{verdict.because}; {reached}", *_of_the_search({row["control"]: str(row["ticket_is"]) for row in shown})]
         verdict = replace(verdict, because="; ".join(told))
         whole = {**{name: about.get(name) for name in ABOUT}, "ticket": _plain(mean_interval(by_seed[TICKET]).mean)}
-        return cls(frame, pd.DataFrame(shown), verdict, smallest, seeds, epochs, counts_chosen, whole)
+        return cls(frame, pd.DataFrame(shown), verdict, smallest, seeds, epochs, counts_chosen, whole, dict(options))
 
     def figure(self) -> Figure:
         """Every network's score, control by control."""
@@ -86,11 +95,12 @@ class Check:
         return figure
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able: verdict, because, seeds_needed, seeds, epochs, difference, counts_chosen, about, and the table's rows."""
+        """JSON-able: verdict, because, seeds_needed, seeds, epochs, difference, counts_chosen, options, what `about` holds, and
+        controls, the rows of the table."""
         rows = [{name: _plain(value) for name, value in row.items()} for row in self.table.to_dict("records")]
         told = {"verdict": str(self.verdict), "because": self.verdict.because, "seeds_needed": self.verdict.seeds}
         asked = {"seeds": self.seeds, "epochs": self.epochs, "difference": self.difference, "counts_chosen": self.counts_chosen}
-        return {**told, **asked, **self.about, "controls": rows}
+        return {**told, **asked, **self.about, "options": self.options, "controls": rows}
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write `check.csv` (the frame), `check.json` and `check.png` into a folder, atomically; returns the paths."""
@@ -112,7 +122,7 @@ class Check:
 def rejudged(told: Mapping[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
     """The content of a saved check in the words that are said today; as it is where it lacks what that takes."""
     asked = {name: told[name] for name in ("counts_chosen", "difference", "epochs") if name in told}
-    return Check.of(frame, told, **asked).as_dict() if len(asked) == 3 else dict(told)
+    return Check.of(frame, told, options=told.get("options", {}), **asked).as_dict() if len(asked) == 3 else dict(told)
 
 
 def _of_the_search(words: dict[str, str]) -> Iterator[str]:

@@ -138,12 +138,27 @@ def test_the_commands_make_the_same_runs_again(folder: Path, monkeypatch: pytest
 
 
 def test_the_command_of_a_check_asks_what_was_asked(folder: Path) -> None:
-    run = folder / "runs" / "kstarts-0.8-seed0"
-    assert re.search(r"evoprune check \S+ --seeds 2 --epochs 1\n", report(folder).read_text())
+    run, asked = folder / "runs" / "kstarts-0.8-seed0", r"evoprune check \S+ --seeds 2 --epochs 1"
+    assert re.search(asked + r" --engine loop --set controls=\n", report(folder).read_text())
     told = json.loads((run / "check.json").read_text())
     told |= {"difference": 0.01, "controls": [*told["controls"], {**told["controls"][0], "control": "best_of_k"}]}
+    del told["options"]
     (run / "check.json").write_text(json.dumps(told))
-    assert re.search(r"evoprune check \S+ --seeds 2 --epochs 1 --difference 0\.01 --search\n", report(folder).read_text())
+    assert re.search(asked + r" --difference 0\.01 --search\n", report(folder).read_text())
+
+
+def test_the_command_of_a_check_gives_the_same_check(folder: Path) -> None:
+    from typer.testing import CliRunner
+
+    run = folder / "runs" / "kstarts-0.8-seed0"
+    asked = ["--seeds", "2", "--epochs", "1", "--engine", "loop", "--set", "draws=2", "--set", "controls=shuffle_units,invert"]
+    asked += ["--set", "lr=0.05", "--set", "seed=3"]
+    assert CliRunner().invoke(app, ["check", str(run), *asked]).exit_code == 0
+    told, text = (run / "check.json").read_text(), report(folder).read_text()
+    line = next(line for line in re.findall(r"evoprune check [^\n]*", text) if "draws" in line)
+    (run / "check.json").unlink()
+    assert CliRunner().invoke(app, line.split()[1:]).exit_code == 0
+    assert (run / "check.json").read_text() == told
 
 
 def test_a_folder_whose_name_is_not_utf8_has_a_page(made: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def check_command(folder: str, told: Mapping[str, Any]) -> str:
     usual = told.get("metric") == "accuracy" and told.get("difference") == DIFFERENCE
     parts = [part for option, value in asked for part in (option, value) if not (usual and option == "--difference")]
     searched = any(row.get("control") in SEARCH_CONTROLS for row in told.get("controls", ()))
-    return shlex.join(["evoprune", "check", folder, *parts, *(["--search"] if searched else [])])
+    return shlex.join(["evoprune", "check", folder, *parts, *(["--search"] if searched else []), *_set(told.get("options", {}))])
 
 
 def settings(method: str, options: Mapping[str, Any]) -> list[str]:
@@ -48,6 +48,14 @@ def settings(method: str, options: Mapping[str, Any]) -> list[str]:
         same = value == default or (isinstance(default, tuple) and value == list(default))
         if name in ("sparsity", "epochs", "seed") or same or name not in defaults:
             continue
+        found += _set({name: value})
+    return found
+
+
+def _set(options: Mapping[str, Any]) -> list[str]:
+    """`--engine`, `--device` and `--set` of every option."""
+    found: list[str] = []
+    for name, value in options.items():
         found += [f"--{name}", _typed(value)] if name in ("engine", "device") else ["--set", f"{name}={_typed(value)}"]
     return found
 
