@@ -15,10 +15,12 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 
+from _commands import commands  # noqa: E402
 from _held import tests_of, verified_pages  # noqa: E402
 from _reference import public_names, reference_pages  # noqa: E402
 from _registries import (  # noqa: E402
     allocations,
+    controls,
     cost_setting,
     criteria,
     datasets,
@@ -29,6 +31,7 @@ from _registries import (  # noqa: E402
     operator_index,
     operators,
     rules,
+    search_controls,
     training_options,
 )
 from _results import benchmark_pages, headline, pictures, published, study  # noqa: E402
@@ -39,6 +42,8 @@ MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", flags=re.MULTILINE)
 TABLES: dict[str, Callable[[], str]] = {
     "allocations": allocations,
     "benchmarks": benchmark_pages,
+    "commands": commands,
+    "controls": controls,
     "cost-setting": cost_setting,
     "criteria": criteria,
     "datasets": datasets,
@@ -52,6 +57,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "public-names": public_names,
     "published": published,
     "rules": rules,
+    "search-controls": search_controls,
     "training-options": training_options,
     **SCALING,
     **study(),

@@ -19,6 +19,7 @@ SPARSITY, EPOCHS, MODEL, DATA = 0.95, 10, "mlp:64", "digits"
 
 __all__ = [
     "allocations",
+    "controls",
     "cost_setting",
     "criteria",
     "datasets",
@@ -29,6 +30,7 @@ __all__ = [
     "operator_index",
     "operators",
     "rules",
+    "search_controls",
     "training_options",
 ]
 
@@ -210,6 +212,20 @@ def rules() -> str:
 
     rows = [(f"`{name}`", entry.doc, "asked" if entry.counts else "an outcome") for name, entry in RULES.items()]
     return table(("rule", "what leaves", "sparsity"), rows)
+
+
+def controls() -> str:
+    """One row a control of a ticket."""
+    from evoprune.evidence.controls import CONTROLS
+
+    return table(("control", "what it changes"), [(f"`{name}`", _first(entry)) for name, entry in CONTROLS.items()])
+
+
+def search_controls() -> str:
+    """One row a control of a search."""
+    from evoprune.evidence.search_controls import SEARCH_CONTROLS
+
+    return table(("control", "what it changes"), [(f"`{name}`", _first(entry)) for name, entry in SEARCH_CONTROLS.items()])
 
 
 def engines() -> str:

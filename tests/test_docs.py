@@ -17,6 +17,7 @@ import torch
 
 from evoprune import seeds
 from evoprune.criteria import CRITERIA
+from evoprune.evidence.controls import CONTROLS
 from evoprune.evolution.jobs import Job, Key
 from evoprune.evolution.operators import OPERATORS
 from evoprune.evolution.store import Trained
@@ -56,7 +57,7 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     """A folder of its own; registries, global generators and torch's threads are put back."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    tables: list[Any] = [METHODS, SCORERS, OPERATORS, CRITERIA, MODELS]
+    tables: list[Any] = [METHODS, SCORERS, OPERATORS, CRITERIA, MODELS, CONTROLS]
     held = [dict(table) for table in tables]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

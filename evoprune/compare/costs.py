@@ -1,7 +1,7 @@
 """Equal cost: how many epochs each method may take so that the ledgers agree, search and losers included.
 
 Searches cost what they cost; what can be stretched or shortened is the training of the network they return. The cost of a method
-is a straight line in its epochs, up to rounding, so two short trainings of one seed give it.
+is a straight line in its epochs, up to rounding, so two runs of one seed give it, of the asked epochs and of twice as many.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ FORMS: dict[str, dict[str, Any]] = {
 def _plan(options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of `FORMS`: as given, else the form's."""
     several = options["objectives"] is not None or options["rungs"] is not None
-    form = options["form"] or ("plain" if several else "guided")
+    varies = isinstance(options.get("sparsity"), (tuple, list))  # a swap of survivors keeps their number
+    form = options["form"] or ("plain" if several or varies else "guided")
     given = {name: options[name] for name in FORMS["plain"] if options[name] is not None}
     comma = {"comma": True} if options["rungs"] is not None else {}
     return FORMS[one_of("form", form, tuple(FORMS))] | comma | given
@@ -60,7 +61,7 @@ def _holds(density: float, options: Mapping[str, Any]) -> Holding:
     reference="evolution strategies, Beyer 2002, on masks of fixed size; guided form: Mocanu 2018, Evci 2020 as mutation",
     holds=_holds,
     unset={
-        "form": "guided; plain with objectives or rungs",
+        "form": "guided; plain with objectives, rungs or a range of sparsities",
         **{name: f"{guided}; plain: {FORMS['plain'][name]}" for name, guided in FORMS["guided"].items()},
         "comma": "true; plain: false, or true with rungs",
         "mutate": "mutGuided; plain: mutSwap, and mutResize where sizes vary",
@@ -106,26 +107,27 @@ def evolve(
 
     form: "guided" (the default with one objective) is a (1, 4) strategy: children go on from their parent's trained weights,
     and `share` of the survivors of each layer, those that moved least, give way to weights of large gradients. "plain" (the
-    default with `objectives` or `rungs`) is a (16 + 16) strategy on random changes, each mask trained from the initial weights.
+    default with `objectives`, `rungs` or two sparsities, the lowest and the highest) is a (16 + 16) strategy on random changes,
+    each mask trained from the initial weights.
     The guided form's numbers were chosen on validation data (`benchmarks/evolve_configurations.py`).
     Options that are None are the form's (`FORMS`): fitness_epochs (of one evaluation), mu, lambda_, ngen, cxpb + mutpb <= 1 (the
     rest are clones), comma (the next population comes from the children alone), mutate, inherit.
 
-    first: where the first population comes from, in turns: "random", or scorers. rungs: each generation is a tournament of
-    `fitness_epochs`, and comma. objectives: several, as ("loss", "survivors") with two sparsities; the best in the first of them
-    is trained, the front is in the provenance. repetitions: evaluations an elite gets at most. budget: samples trained in the
-    search; it ends before the generation that would exceed it. The other options are those of `make_toolbox`.
+    first: where the first population comes from, in turns: "random", or scorers, at most `mu` of them. rungs: each generation is
+    a tournament of `fitness_epochs`, and comma. objectives: several, as ("loss", "survivors") with two sparsities; the best in
+    the first of them is trained, the front is in the provenance. repetitions: evaluations an elite gets at most. budget: samples
+    trained in the search; it ends before the generation that would exceed it. The other options are those of `make_toolbox`.
     """
     plan = _plan({
-        "form": form, "objectives": objectives, "rungs": rungs, "fitness_epochs": fitness_epochs, "mu": mu, "lambda_": lambda_,
-        "ngen": ngen, "cxpb": cxpb, "mutpb": mutpb, "comma": comma, "mutate": mutate, "inherit": inherit,
+        "form": form, "sparsity": sparsity, "objectives": objectives, "rungs": rungs, "fitness_epochs": fitness_epochs, "mu": mu,
+        "lambda_": lambda_, "ngen": ngen, "cxpb": cxpb, "mutpb": mutpb, "comma": comma, "mutate": mutate, "inherit": inherit,
     })  # fmt: skip
     _check(
         budget=budget,
         repetitions=repetitions,
         **{name: plan[name] for name in ("mu", "lambda_", "ngen", "cxpb", "mutpb", "comma")},
     )
-    check_first(first)
+    check_first(first, plan["mu"])
     toolbox = make_toolbox(
         problem, sparsity=sparsity, epochs=plan["fitness_epochs"], criterion=criterion, objectives=objectives, rungs=rungs,
         eta=eta, allocation=allocation, mate=mate, mutate=plan["mutate"], inherit=plan["inherit"], journal=journal,

@@ -20,14 +20,16 @@ SCORING = 2
 """Dense gradients that scoring holds as much as: the dense weights, and their scores with what orders them."""
 
 
-def check_first(first: Sequence[str]) -> None:
-    """Raises `InputError` unless every name is "random" or a scorer."""
+def check_first(first: Sequence[str], mu: int) -> None:
+    """Raises `InputError` unless every name is "random" or a scorer, and has a place among `mu`."""
     from evoprune.methods.scorers import SCORERS
 
     if isinstance(first, str) or not first:
         raise InputError(f"first={first!r} is not usable: give names in a sequence, as in ('random', 'synflow')")
     for name in first:
         one_of("source of the first population", name, ("random", *SCORERS))
+    if len(first) > mu:
+        raise InputError(f"first={tuple(first)!r} has no place for each in a population of {mu}: raise mu=, or give form='plain'")
 
 
 def first_population(

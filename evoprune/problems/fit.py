@@ -44,7 +44,17 @@ def task_of(model: object, data: Data, loss: object) -> str:
         )
     if (loss == "cross_entropy" or loss is LOSSES["cross_entropy"]) and task != CLASSIFICATION:
         raise InputError(f"loss 'cross_entropy' needs class numbers, this is {task}: use 'mse', or give whole-number labels")
+    if task == REGRESSION and loss is None and _look_like_classes(data.train.goals):
+        log.warning(
+            "the labels are whole numbers of a float type, so this is a regression: give integers to classify, loss='mse' if so"
+        )
     return task
+
+
+def _look_like_classes(goals: Tensor) -> bool:
+    """Whether numbers of a float type are 0, 1, …, n without a gap."""
+    present = torch.unique(goals)
+    return len(present) > 1 and torch.equal(present, torch.arange(len(present), dtype=present.dtype))
 
 
 def outputs_of(name: str, data: Data, task: str) -> int:

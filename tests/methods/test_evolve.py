@@ -27,7 +27,7 @@ def evolve(**options: Any) -> Ticket:
 
 def fitness(ticket: Ticket) -> float:
     toolbox = make_toolbox(mlp(), sparsity=0.7, epochs=1, criterion="loss", seed=0, batch_size=18)
-    return toolbox.evaluate(toolbox.from_mask(ticket.mask) if hasattr(toolbox, "from_mask") else toolbox.individual())[0]
+    return toolbox.evaluate(toolbox.from_mask(ticket.mask))[0]
 
 
 def test_the_winner_is_trained_afresh_for_all_epochs() -> None:
@@ -52,6 +52,14 @@ def test_the_guided_form_goes_on_from_weights_and_trains_the_winner_afresh(tmp_p
     assert ticket.provenance["search"]["lineage"]["operator"] in ("mutGuided", "initSparse")
     again = Population(mlp(), [ticket.mask], horizon=3, batch_size=18).train(3)
     assert all(torch.equal(ticket.weights[name], value) for name, value in again.parameters.row(0).items())
+
+
+def test_a_range_of_sparsities_is_searched(tmp_path: Any) -> None:
+    options: dict[str, Any] = {"epochs": 1, "fitness_epochs": 1, "mu": 4, "lambda_": 4, "ngen": 2, "batch_size": 18}
+    METHODS["evolve"](mlp(), sparsity=(0.5, 0.9), journal=tmp_path / "run.jsonl", **options)
+    survivors = set(read_journal(tmp_path / "run.jsonl")["survivors"])
+    assert {mlp().space.budget(0.5), mlp().space.budget(0.9)} <= survivors
+    assert len(survivors) > 4, "children have other sizes than the first masks"
 
 
 def test_scorers_in_the_first_population_are_reported_and_paid_for() -> None:
@@ -92,6 +100,8 @@ def test_the_first_population_follows_the_seed() -> None:
     [
         {"mu": 0}, {"lambda_": 0}, {"ngen": -1}, {"mu": 2.5}, {"fitness_epochs": 0}, {"cxpb": 0.7, "mutpb": 0.7}, {"cxpb": -0.1},
         {"mu": 1}, {"criterion": "both"}, {"form": "planned"}, {"first": ()}, {"first": ("snop",)}, {"first": "snip"},
+        {"first": ("random", "snip", "synflow", "grasp", "magnitude")},
+        {"form": "guided", "mu": 1, "cxpb": 0, "first": ("random", "snip")},
         {"mu": 6, "comma": True}, {"repetitions": 0}, {"budget": 0}, {"inherit": "genes"}, {"rungs": (2, 1)}, {"rungs": 2},
         {"rungs": (1,), "comma": False},
     ],

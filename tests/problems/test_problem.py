@@ -63,6 +63,21 @@ def test_the_data_decide_what_a_network_without_a_name_for_it_does() -> None:
     assert own.task == "reconstruction"
 
 
+def test_class_numbers_of_a_float_type_are_regressed_with_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    data = {key: np.asarray(value) for key, value in table().items()}
+    floats = {key: value.astype(np.float32) if key.startswith("y") else value for key, value in data.items()}
+    with caplog.at_level(logging.WARNING, "evoprune"):
+        for quiet in (Problem("mlp:8", data), Problem("mlp:8", floats, loss="mse")):
+            assert quiet.task in ("classification", "regression")
+        between = {key: value + 0.5 if key.startswith("y") else value for key, value in floats.items()}
+        assert Problem("mlp:8", between).task == "regression"
+        assert not caplog.records
+        assert Problem("mlp:8", floats).task == "regression"
+    assert [record.message for record in caplog.records] == [
+        "the labels are whole numbers of a float type, so this is a regression: give integers to classify, loss='mse' if so"
+    ]
+
+
 # ---- initial weights --------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Several machines through Ray: actors hold the problem, sub-batches go to whoever is free, a lost node costs what it held.
 
-`pip install evoprune[ray]`. Ray is imported when an executor is made.
+`pip install '.[ray]'`. Ray is imported when an executor is made.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _connect(address: str | None) -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("RayExecutor needs Ray, which is not installed: pip install evoprune[ray]") from None
+        raise InputError("RayExecutor needs Ray, which is not installed: pip install ray") from None
     if ray.is_initialized():
         return ray
     try:
