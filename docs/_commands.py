@@ -31,7 +31,7 @@ def _command(name: str, command: Any) -> str:
 
 
 def _spelt(option: Any) -> str:
-    value = "" if option.is_flag else f" {option.metavar or option.type.name.upper()}"
+    value = "" if option.is_flag else f" {option.metavar or option.opts[0].strip('-').upper()}"
     return ", ".join(f"`{spelling}{value}`" for spelling in [*option.opts, *option.secondary_opts])
 
 

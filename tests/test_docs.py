@@ -18,6 +18,7 @@ import torch
 from evoprune import seeds
 from evoprune.criteria import CRITERIA
 from evoprune.evidence.controls import CONTROLS
+from evoprune.evidence.search_controls import SEARCH_CONTROLS
 from evoprune.evolution.jobs import Job, Key
 from evoprune.evolution.operators import OPERATORS
 from evoprune.evolution.store import Trained
@@ -87,6 +88,20 @@ def test_tables_hold_every_registered_name(generate: ModuleType) -> None:
         assert [name for name in names if f"`{name}`" not in table] == []
     assert f"{Problem('lenet-300-100', 'digits').prunable:,}" not in generate.TABLES["models"]()  # 28x28, not 8x8
     assert "266,200" in generate.TABLES["models"]()
+
+
+def test_the_page_of_the_command_line_holds_every_option(generate: ModuleType) -> None:
+    page = generate.TABLES["commands"]()
+    for line in (
+        "`--epochs EPOCHS` | Epochs on the path of the returned network. | `10`",
+        "`--test`, `--no-test`",
+        "`--set KEY=VALUE`",
+    ):
+        assert line in page
+    assert "evoprune compare METHOD… [OPTIONS]" in page
+    assert re.findall(r"^## `evoprune (\w+)`$", page, flags=re.MULTILINE) == ["run", "compare", "check", "report", "list"]
+    for maker, names in (("controls", CONTROLS), ("search-controls", SEARCH_CONTROLS)):
+        assert [name for name in names if f"`{name}`" not in generate.TABLES[maker]()] == []
 
 
 def test_the_page_of_methods_holds_every_method(generate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
