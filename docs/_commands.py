@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 from _tables import table
@@ -26,7 +27,7 @@ def _command(name: str, command: Any) -> str:
     words = [f"{one.metavar or one.name.upper()}{'…' if one.nargs != 1 else ''}" for one in given]
     call = " ".join(["evoprune", name, *words, *(["[OPTIONS]"] if options else [])])
     rows = [(f"`{word}`", one.help, "") for word, one in zip(words, given, strict=True)]
-    rows += [(_spelt(option), option.help, _default(option)) for option in options]
+    rows += [(_spelt(option), html.escape(option.help, quote=False), _default(option)) for option in options]
     return "\n\n".join([f"## `evoprune {name}`", command.help, f"```text\n{call}\n```", table(("", "", "default"), rows)])
 
 

@@ -96,6 +96,7 @@ def test_the_page_of_the_command_line_holds_every_option(generate: ModuleType) -
         "`--epochs EPOCHS` | Epochs on the path of the returned network. | `10`",
         "`--test`, `--no-test`",
         "`--set KEY=VALUE`",
+        "runs/&lt;time&gt;-",
     ):
         assert line in page
     assert "evoprune compare METHOD… [OPTIONS]" in page
