@@ -619,3 +619,10 @@ def test_a_refused_comparison_leaves_alone_what_joined_it(problem: ep.Problem, t
     with pytest.raises(InputError, match="k=0"):
         compare(["kstarts"], problem, out=tmp_path / "out", progress=another_joins, **{**ASKED, "k": 0})
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["compare.json", "log.txt", "runs", "theirs"]
+
+
+def test_equal_cost_is_told_sparsity_by_sparsity(problem: ep.Problem, tmp_path: Path) -> None:
+    asked = {**ASKED, "epochs": 4, "sparsities": (0.5, 0.8), "seeds": 1, "k": 4, "selection_epochs": 1, "test": False}
+    found = compare(["random", "kstarts"], problem, out=tmp_path / "out", equal_cost="dearest", **asked)
+    epochs = found.results.set_index(["method", "sparsity"])["epochs"].to_dict()
+    assert epochs == {("random", 0.5): 7, ("random", 0.8): 7, ("kstarts", 0.5): 4, ("kstarts", 0.8): 4}

@@ -181,3 +181,10 @@ def test_a_ticket_that_keeps_everything_has_nothing_to_check() -> None:
     dense = Population(problem, [Mask.full(problem.space)], horizon=1, batch_size=18).train(1).ticket()
     with pytest.raises(InputError, match="there is no choice to check"):
         CONTROLS["fresh_random"](dense, 0)
+
+
+def test_another_mask_of_dropped_weights_starts_at_their_mean() -> None:
+    ticket = made(drop_rate=0.5)
+    control, dense = CONTROLS["fresh_random"](ticket, 1), ticket.problem.initial_weights()
+    for name, kept in control.mask.dense().items():
+        assert torch.equal(control.weights[name], 0.5 * dense[name] * kept)

@@ -15,7 +15,7 @@ from evoprune.errors import InputError
 from evoprune.evidence.check import check
 from evoprune.evidence.controls import reference_counts
 from evoprune.evidence.search_controls import SEARCH_CONTROLS, rivals_at_equal_cost, search_controls_of
-from evoprune.masks.sampling import random_masks
+from evoprune.masks.sampling import random_masks, random_of_counts
 from evoprune.training.ticket import Ticket
 from tests.tiny import global_state, mlp, table
 
@@ -139,3 +139,21 @@ def test_a_check_shows_them_and_says_what_they_mean() -> None:
     assert np.isfinite(told.frame["score"]).all()
     only = check(found_by("kstarts"), seeds=1, epochs=1, controls=["best_of_k"], draws=1)
     assert list(only.table["control"]) == ["fresh_counts", "fresh_random", "best_of_k"]
+
+
+def test_the_search_on_shuffled_labels_sees_no_others() -> None:
+    ticket = found_by("kstarts", criterion="loss")
+    asked = {"sparsity": 0.7, "epochs": 3, "engine": "loop", "batch_size": 18, "criterion": "loss", **SEARCHES["kstarts"]}
+    for seed in range(4):
+        chosen = ep.methods["kstarts"](ticket.problem.with_shuffled_labels(seed), seed=seeds.derive(seed, "search"), **asked)
+        assert SEARCH_CONTROLS["shuffled_labels"](ticket, seed).mask == chosen.mask
+
+
+def test_the_best_of_k_has_the_least_loss() -> None:
+    ticket = found_by("kstarts")
+    k, epochs = rivals_at_equal_cost(ticket)
+    counts, space = reference_counts(ticket), ticket.mask.space
+    masks = [random_of_counts(space, counts, seeds.generator(3, "best_of_k", number)) for number in range(k)]
+    generation = ep.Population(ticket.problem, masks, horizon=3, seed=seeds.derive(3, "best_of_k"), engine="loop", batch_size=18)
+    losses = generation.train(epochs).trace.last("val_loss")
+    assert SEARCH_CONTROLS["best_of_k"](ticket, 3).mask == masks[int(np.argmin(losses))]

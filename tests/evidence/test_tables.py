@@ -131,3 +131,11 @@ def test_what_prunes_nothing_is_repeated_at_another_sparsity() -> None:
 )
 def test_a_mean_has_as_many_decimals_as_its_interval(mean: float, half: float, metric: str, told: str) -> None:
     assert plus_minus(mean, half, metric, "+" if told[0] in "+-" else "") == told
+
+
+def test_of_a_loss_less_is_better_in_duels_too() -> None:
+    runs = runs_frame({"random": 0.9, "kstarts": 0.7}, metric="mse")
+    runs["test_score"] += np.random.default_rng(0).normal(0, 1e-4, len(runs))
+    found = duels(runs, [("kstarts", "random")])
+    assert (found["difference"] < 0).all()
+    assert set(found["words"]) == {"better"}

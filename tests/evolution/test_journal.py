@@ -321,7 +321,7 @@ def test_mistake_in_a_program_is_raised_at_once(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_network_that_turns_nan_is_failed_and_never_the_best(tmp_path: Path) -> None:
-    toolbox = made(tmp_path / "run.jsonl", lr=1e18, epochs=3)
+    toolbox = made(tmp_path / "run.jsonl", lr=1e18, epochs=3, seed=0)
     individuals = toolbox.population(n=3)
     assert list(toolbox.map(toolbox.evaluate, individuals)) == [(float("inf"),)] * 3
     assert all(one.failed for one in individuals)
@@ -420,3 +420,25 @@ def test_wrong_individuals_and_options_are_refused() -> None:
     }.items():
         with pytest.raises(InputError, match=said):
             made(**options)
+
+
+@pytest.mark.parametrize(
+    ("said", "options"),
+    [("tournament.rungs", {"rungs": (1, 3)}), ("tournament.criteria", {"criterion": "grad"}), ("tournament.eta", {"eta": 3})],
+)
+def test_a_journal_of_another_tournament_is_refused(said: str, options: dict[str, Any], tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"epochs": 3, "rungs": (1, 2), "path": tmp_path / "run.jsonl"}
+    toolbox = made(**asked)
+    list(toolbox.map(toolbox.evaluate, toolbox.population(n=4)))
+    with pytest.raises(InputError, match=said):
+        made(**{**asked, **options})
+
+
+def test_a_resumed_search_keeps_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(2):
+        toolbox = made(tmp_path / "run.jsonl", engine="auto", device="cpu")
+        list(toolbox.map(toolbox.evaluate, toolbox.population(n=2)))
+        monkeypatch.setattr("evoprune.training.engines.choice.sparse_suits", lambda *_: False)  # what a later version may say
+    frame = ep.read_journal(tmp_path / "run.jsonl")
+    assert len(frame) == 4
+    assert set(frame["engine"]) == {"sparse"}

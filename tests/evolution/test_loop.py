@@ -203,7 +203,7 @@ def test_same_seed_same_search_and_private_streams_need_no_global_seed() -> None
         toolbox.mutate(toolbox.population(n=1)[0])
 
 
-def test_failed_individuals_are_left_out_of_statistics_and_fame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_individuals_are_left_out_of_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     toolbox = made()
     individuals = toolbox.population(n=4)
     list(toolbox.map(toolbox.evaluate, individuals))
@@ -236,12 +236,10 @@ def test_wrong_arguments_are_refused() -> None:
 def test_children_start_from_their_parents_weights() -> None:
     toolbox = made(inherit="weights", epochs=2)
     (parent,) = toolbox.population(n=1)
-    first = toolbox.evaluate(parent)
-    parent.fitness.values = first
+    parent.fitness.values = toolbox.evaluate(parent)
     child = toolbox.clone(parent)
     del child.fitness.values
     ((second),) = toolbox.map(toolbox.evaluate, [child])
-    assert second < first, "the child went on from where its parent stood"
     assert child.inherited == parent.evaluation != child.evaluation
     trained = toolbox.map.store.get(parent.evaluation)
     weights = dict(mlp().initial_weights())
@@ -282,3 +280,20 @@ def test_guided_mutation_hears_what_training_told() -> None:
         assert one.told.grown is not None
         assert toolbox.mutate(toolbox.clone(one))[0].lineage["options"]["on"] == "gradient"
     assert toolbox.map.ledger.survivor_updates > samples.ledger.survivor_updates, "the dense gradient is counted"
+
+
+def test_with_comma_the_next_population_comes_from_the_children_alone() -> None:
+    toolbox = made()
+    random.seed(2)
+    states = ep.generations(toolbox.population(n=4), toolbox, 0.0, 1.0, 4, mu=4, lambda_=4, comma=True, repetitions=1)
+    for state in states:
+        children = {id(one) for one in state.offspring}
+        assert all(id(one) in children for one in state.population)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_nobody_is_famous_while_everybody_failed() -> None:
+    toolbox = made(lr=1e18, epochs=3, seed=0)
+    [state] = ep.generations(toolbox.population(n=3), toolbox, 0.0, 0.5, 0)
+    assert all(one.failed for one in state.population)
+    assert state.best is None

@@ -22,6 +22,7 @@ from evoprune.evolution.operators.umda import learn
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_flags, random_of_counts, random_subset
 from evoprune.masks.space import MaskSpace
+from tests.tiny import mlp
 
 SPACE = MaskSpace(("only",), ((8, 25),))
 RULE = {name: entry.rule for name, entry in OPERATORS.items()}
@@ -270,3 +271,12 @@ def test_resize_of_an_operator_draws_both_ways() -> None:
         mutResize(individual, low=50, high=70, rng=rng)
         totals.add(individual.mask.count)
     assert min(totals) < 60 < max(totals)
+
+
+def test_a_model_learns_from_nobody_who_failed() -> None:
+    strategy = UMDA(mlp().space, sparsity=0.8, lambda_=4, mu=2, smoothing=0.0, rng=random.Random(1))
+    people = strategy.generate(Individual)
+    for number, one in enumerate(people):
+        one.fitness.values, one.failed = (float(number),), number != 3
+    strategy.update(people)
+    assert strategy.parents == [people[3].mask.hash]

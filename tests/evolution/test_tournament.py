@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import evoprune as ep
 from evoprune.errors import InputError, TrainingFailed
@@ -194,3 +196,23 @@ def test_pilot_says_when_the_choice_is_noise() -> None:
     assert replace(found, p=0.001, icc=0.9, spread=0.4).verdict.startswith("the masks differ")
     with pytest.raises(InputError, match="runs=1"):
         pilot(mlp(), runs=1)
+
+
+def test_a_pilot_is_what_it_says() -> None:
+    found = pilot(mlp(), sparsity=0.8, k=6, runs=3, epochs=2, **OPTIONS)
+    last, first = found.frame.query("epoch == 2"), found.frame.query("epoch == 1")
+    final = last.pivot(index="individual", columns="seed", values="val_loss").to_numpy()
+    early = -first.pivot(index="individual", columns="seed", values="loss").to_numpy()
+    assert len({column.tobytes() for column in final.T.copy()}) == 3, "each run has batches of its own"
+    others = [stats.spearmanr(early[:, run], np.delete(final, run, axis=1).mean(1)).statistic for run in range(3)]
+    row = found.correlations.query("criterion == 'loss' and epoch == 1").iloc[0]
+    assert row["other"] == pytest.approx(np.mean(others))
+    assert (found.icc, found.p) == intraclass(final)
+    assert found.spread == pytest.approx(math.sqrt(max(0.0, found.icc) * final.var(ddof=1)) / final.mean())
+
+
+def test_the_first_rung_of_halving_ranks_by_the_gradient() -> None:
+    ticket = ep.methods["halving"](mlp(), sparsity=0.8, k=8, epochs=6, rungs=(1, 2), **OPTIONS)
+    frame = ticket.trace
+    grads = frame[frame["epoch"] == 1].set_index("individual")["grad"]
+    assert set(frame[frame["epoch"] == 2]["individual"]) == set(grads.sort_values(ascending=False).index[:4])

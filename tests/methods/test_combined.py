@@ -10,6 +10,8 @@ import torch
 
 from evoprune.errors import InputError
 from evoprune.evolution.assess import initial_population
+from evoprune.masks.mask import Mask
+from evoprune.masks.space import MaskSpace
 from evoprune.methods import METHODS
 from evoprune.methods.combined import masks_within
 from evoprune.methods.dissipation import RULES, check, geometric
@@ -95,3 +97,9 @@ def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         combined(**wrong)
     assert "\n" not in str(caught.value)
+
+
+def test_masks_within_keep_the_proportions_of_layers() -> None:
+    space = MaskSpace(("a", "b"), ((100,), (40,)))
+    masks = masks_within(Mask(space, [range(60), range(20)]), 3, 40, 0)
+    assert [mask.counts for mask in masks] == [(30, 10)] * 3

@@ -81,6 +81,8 @@ def test_the_search_ends_before_the_generation_that_would_exceed_the_budget(budg
     assert searched <= max(budget, 72 * 4)  # the first generation is always trained
     if budget < 72 * 8:
         assert searched == 72 * 4
+    if budget >= 72 * 8:
+        assert searched > 72 * 4, "a generation more fits"
     if budget > 72 * 100:
         assert searched == evolve(ngen=4).ledger.samples - 72 * 3
 

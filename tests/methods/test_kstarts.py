@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError, NotEnoughMemory, UnknownName
@@ -113,13 +114,14 @@ def test_the_shared_form_scores_masks_on_one_full_network() -> None:
 
 def test_best_of_k_by_weight_gains_what_order_statistics_say() -> None:
     """Oracle: E[max of k normals] · CV(abs(w)) · sqrt((1 - d) / n) over the mean, at epoch 0."""
-    problem = Problem("lenet-300-100", table((784,), 10))
+    module = nn.Sequential(nn.Linear(784, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, 10))
+    for parameter in module.parameters():  # one common scale, as the formula assumes: He-normal layers have different ones
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
+    problem = Problem(module, table((784,), 10))
     k, rounds, sparsity = 10, 60, 0.95
     masks = random_masks(problem.space, k * rounds, sparsity=sparsity, allocation="uniform")
-    # one common scale, as the formula assumes: He-normal layers have different ones
-    rng = np.random.default_rng(0)
-    sizes = [np.abs(rng.normal(size=size)) for size in problem.space.sizes]
-    totals = np.array([sum(w[own].sum() for w, own in zip(sizes, mask.survivors, strict=True)) for mask in masks])
+    starts = Population(problem, masks, horizon=1, engine="loop")
+    totals = CRITERIA["weight"](starts.trace, masks)
     n, spread = problem.space.budget(sparsity), np.sqrt(np.pi / 2 - 1)  # CV of abs of a normal: .7555
     expected_sd = spread * np.sqrt(sparsity / n)
     assert expected_sd == pytest.approx(0.0064, abs=1e-4)

@@ -1,0 +1,42 @@
+"""An option that a method takes changes what it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from evoprune.methods import METHODS
+from evoprune.testing import SMALL, tiny_problem
+
+PLAIN = {"form": "plain", "mu": 4, "lambda_": 4, "ngen": 2, "cxpb": 0.9, "mutpb": 0.1}
+HEARD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("set", {"fraction": 0.6}, {}),
+    ("rigl", {"fraction": 0.6}, {}),
+    ("rigl", {"until": 0.4}, {}),
+    ("gradual_magnitude", {"every": 5}, {}),
+    ("gradual_magnitude", {"start": 0.4}, {}),
+    ("gradual_magnitude", {"until": 0.4}, {}),
+    ("dissipate_regrow", {"fraction": 0.6}, {}),
+    ("dissipate_regrow", {"until": 0.5}, {}),
+    ("dissipate_regrow", {"reference": "init"}, {}),
+    ("dropout", {"rate": 0.1}, {}),
+    ("kstarts", {"eta": 3}, {"k": 9, "rungs": (1, 2)}),
+    ("halving", {"eta": 3}, {"k": 9, "rungs": (1, 2), "finalists": 1}),
+    ("evolve", {"share": 0.6}, {"ngen": 2}),
+    ("evolve", {"mate": "cxRAR"}, PLAIN),
+    ("combined", {"rule": "gradient"}, {}),
+    ("combined", {"scope": "layer"}, {}),
+    ("combined", {"reference": "epoch"}, {}),
+    ("combined", {"pool": 1.2}, {"order": "dissipate-first"}),
+]
+
+
+@pytest.mark.parametrize(("name", "option", "beside"), HEARD, ids=str)
+def test_an_option_is_heard(name: str, option: dict[str, Any], beside: dict[str, Any]) -> None:
+    small = {key: value for key, value in SMALL.items() if key in METHODS[name].options}
+    asked = {"sparsity": 0.8, "epochs": 8, "batch_size": 9, "engine": "loop", "lr": 0.1, "weight_decay": 0.01, **small, **beside}
+    plain, other = METHODS[name](tiny_problem(), **asked), METHODS[name](tiny_problem(), **{**asked, **option})
+    moved = any(not torch.equal(value, other.weights[key]) for key, value in plain.weights.items())
+    assert moved or plain.ledger.samples != other.ledger.samples, "nothing changed"

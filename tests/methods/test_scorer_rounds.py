@@ -1,0 +1,88 @@
+"""What scorers see in each round: the network pruned so far, samples of its own, draws of its own; and published defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+import evoprune as ep
+from evoprune.methods.scorers import SCORERS, Probe, Scorer
+from evoprune.methods.scorers.samples import Samples
+from tests.methods.test_scorers import loss_at, probe_of, small
+from tests.tiny import table
+
+
+def test_iterative_scores_are_those_of_the_network_pruned_so_far() -> None:
+    problem = small(activation=nn.Tanh)
+    half = ep.random_mask(problem.space, sparsity=0.5, seed=0)
+    probe, kept = probe_of(problem, mask=half), half.dense()
+    leaves = {name: (weight * kept[name]).requires_grad_() for name, weight in probe.weights.items()}
+    slopes = torch.autograd.grad(loss_at(probe, leaves, probe.batch(0)), list(leaves.values()))
+    for name, slope in zip(leaves, slopes, strict=True):
+        torch.testing.assert_close(SCORERS["iterative_snip"].function(probe)[name], (slope * leaves[name]).abs())
+        torch.testing.assert_close(SCORERS["force"].function(probe)[name], (slope * probe.weights[name]).abs())
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_survivors_fall_by_a_constant_factor(scope: str) -> None:
+    problem, masks = small(), []
+
+    def spy(probe: Probe) -> dict[str, torch.Tensor]:
+        masks.append(probe.mask)
+        return {name: weight.abs() for name, weight in probe.weights.items()}
+
+    last = Scorer("spy", spy, "", steps=6)(problem, sparsity=0.9, scope=scope)
+    pairs = zip(problem.space.sizes, last.counts, strict=True) if scope == "layer" else [(problem.prunable, last.count)]
+    expected = [[round(size * (end / size) ** (step / 6)) for step in range(1, 6)] for size, end in pairs]
+    seen = [mask.counts if scope == "layer" else (mask.count,) for mask in masks[1:]]
+    assert [list(column) for column in zip(*seen, strict=True)] == expected
+
+
+def test_every_round_and_batch_has_balanced_samples_of_its_own() -> None:
+    samples = Samples(small(), per_class=4, batches=None, seed=0, device=torch.device("cpu"), dtype=torch.float32)
+    inputs, targets = samples.draw(0, 0)
+    assert torch.bincount(targets).tolist() == [4, 4, 4]
+    assert len(inputs.unique(dim=0)) == 12
+    assert torch.equal(samples.draw(0, 0)[0], inputs)
+    for other in (samples.draw(1, 0), samples.draw(0, 1)):
+        assert not torch.equal(other[0], inputs)
+
+
+def test_ntk_sap_draws_weights_and_inputs_for_every_batch() -> None:
+    problem, seen = ep.Problem("mlp:8", table()), []
+    first = problem.space.names[0]
+
+    class Watched(Probe):
+        def outputs(self, weights: Any, inputs: Any, **options: Any) -> Any:
+            seen.append((weights[first].detach(), inputs))
+            return super().outputs(weights, inputs, **options)
+
+    for step in (0, 1):
+        plain = probe_of(problem, batches=2)
+        SCORERS["ntk_sap"].function(Watched(problem, plain.module, plain.mask, plain.samples, step, 0, plain.ledger, plain.start))
+    here = seen[::2]
+    assert len(here) == 4
+    for kind in (0, 1):
+        assert len({one[kind].numpy().tobytes() for one in here}) == 4
+
+
+def test_defaults_are_the_published_ones() -> None:
+    steps = {"iterative_snip": 60, "force": 60, "synflow": 100, "ntk_sap": 20}
+    assert {name: SCORERS[name].steps for name in steps} == steps
+    assert SCORERS["grasp"].options["temperature"] == 200
+    assert SCORERS["ntk_sap"].options["epsilon"] == 0.01
+    assert SCORERS["prospr"].options["inner_steps"] == 3
+
+
+def test_synflow_makes_biases_positive_too() -> None:
+    problem = small()
+    scores, start = SCORERS["synflow"].function(probe_of(problem)), problem.initial_weights()
+    positive = {name: value.double().abs().requires_grad_() for name, value in start.items()}
+    flow = functional_call(problem.module().double(), positive, (torch.ones(1, 6, dtype=torch.float64),)).sum()
+    for name in problem.space.names:
+        [slope] = torch.autograd.grad(flow, [positive[name]], retain_graph=True)
+        torch.testing.assert_close(scores[name], slope * positive[name].detach())
