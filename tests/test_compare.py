@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +21,8 @@ from torch import nn
 import evoprune as ep
 from evoprune import cli, runs
 from evoprune.cli.compare import show_comparison
-from evoprune.compare import Comparison, compare, workers
-from evoprune.compare.cells import cells_of
-from evoprune.compare.folder import run_folder
-from evoprune.compare.work import open_tests, train
-from evoprune.errors import DamagedFile, EvopruneError, InputError, TrainingFailed, UnknownName
+from evoprune.compare import Comparison, compare
+from evoprune.errors import InputError, UnknownName
 from evoprune.evidence.tables import plus_minus
 from evoprune.evolution.executors.cores import cores
 from evoprune.methods import METHODS
@@ -326,62 +318,6 @@ def test_the_command_takes_several(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "digits, mlp:16, 1 seed" in told
 
 
-# ---- equal cost ------------------------------------------------------------------------------------------------------
-
-
-def test_equal_cost_stretches_the_final_training(problem: ep.Problem, tmp_path: Path) -> None:
-    asked = {**ASKED, "epochs": 4, "sparsities": (0.8,), "k": 4, "selection_epochs": 1}
-    found = compare(["random", "kstarts", "dense"], problem, out=tmp_path / "out", equal_cost="dearest", **asked)
-    cost = found.results.groupby("method")["dense_equivalent_epochs"].mean()
-    epochs = found.results.groupby("method")["epochs"].first()
-    assert dict(epochs) == {"dense": 4, "kstarts": 4, "random": 7}, "3 more losers for 1 epoch, and what prunes nothing stays"
-    assert cost["random"] == pytest.approx(cost["kstarts"], rel=1e-6)
-    known = (tmp_path / "out" / "costs.json").read_bytes()
-    again = compare(["random", "kstarts", "dense"], problem, out=tmp_path / "out", equal_cost="dearest", **asked)
-    assert again.results.equals(found.results)
-    assert (tmp_path / "out" / "costs.json").read_bytes() == known
-
-
-def test_equal_cost_shortens_too_and_a_search_keeps_what_it_needs(problem: ep.Problem, tmp_path: Path) -> None:
-    asked = {**ASKED, "epochs": 4, "sparsities": (0.8,), "seeds": 1, "k": 8, "selection_epochs": 2}
-    found = compare(["random", "kstarts"], problem, out=tmp_path / "out", equal_cost="random", **asked)
-    assert list(found.results["epochs"]) == [4, 3], "two selection epochs and one more are the fewest"
-    from evoprune.evidence.tables import cost_words
-
-    assert cost_words(found.summary) == "costs are not equal: at sparsity 0.8 kstarts costs 4.25 times as much as random"
-    by_number = compare(["random"], problem, out=tmp_path / "b", equal_cost=2.0, **{**ASKED, "sparsities": (0.8,)})
-    assert by_number.results["dense_equivalent_epochs"].to_numpy() == pytest.approx(2.0, rel=0.06)
-    for wrong in ("dear", 0, True, -1.0):
-        with pytest.raises(InputError, match="equal cost to"):
-            compare(["random"], problem, out=tmp_path / "c", equal_cost=wrong, **ASKED)
-    with pytest.raises(InputError, match="equal_cost="):
-        compare(["random"], problem, out=tmp_path / "b", equal_cost=1.0, **{**ASKED, "sparsities": (0.8,)})
-
-
-def test_equal_cost_leaves_a_method_alone_that_takes_no_more_epochs(
-    problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fixed(problem: ep.Problem, *, sparsity: float = 0.9, epochs: int = 9, seed: int = 0, **training: Any) -> ep.Ticket:
-        return METHODS["random"](problem, sparsity=sparsity, epochs=2, seed=seed, **training)
-
-    made = ep.Method("fixed", fixed, "always two epochs")
-    monkeypatch.setitem(METHODS._entries, "fixed", made)
-    asked = {**ASKED, "sparsities": (0.8,), "seeds": 1, "epochs": 4}
-    found = compare(["random", "fixed"], problem, out=tmp_path / "out", equal_cost=0.5, **asked)
-    assert list(found.results["epochs"]) == [3, 4], "0.5 epochs of the dense network at a fifth of its weights, and the usual"
-
-
-def test_equal_cost_that_compares_nothing_is_refused(problem: ep.Problem, tmp_path: Path) -> None:
-    cases = {
-        "at least two methods that prune": (["random", "dense"], "dearest", 3),
-        "'dense' is not usable: it prunes nothing": (["random", "kstarts", "dense"], "dense", 3),
-        "refuses 1 epochs": (["kstarts", "combined"], "dearest", 1),
-    }
-    for words, (methods, target, epochs) in cases.items():
-        with pytest.raises(InputError, match=words):
-            compare(methods, problem, out=tmp_path / target, equal_cost=target, **{**ASKED, "epochs": epochs})
-
-
 # ---- the test split ----------------------------------------------------------------------------------------------
 
 
@@ -402,137 +338,6 @@ def test_it_stays_locked_when_asked_to_and_opens_later(problem: ep.Problem, tmp_
     assert opened.results["test_score"].notna().all()
     again = compare(["random"], problem, out=tmp_path / "out", test=False, **small)
     assert again.results["test_score"].isna().all(), "nobody asked"
-
-
-# ---- what goes wrong ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`random` fails at seed 1."""
-    original = type(METHODS["random"]).__call__
-
-    def call(self: Any, problem: ep.Problem, **options: Any) -> ep.Ticket:
-        if (self.name, options["seed"]) == ("random", 1):
-            raise RuntimeError("out of memory")
-        return original(self, problem, **options)
-
-    monkeypatch.setattr(type(METHODS["random"]), "__call__", call)
-
-
-def test_a_failing_run_is_reported_and_the_others_are_kept(problem: ep.Problem, tmp_path: Path, breaking: None) -> None:
-    small = {**ASKED, "epochs": 1, "sparsities": (0.8,)}
-    found = compare(["random", "dense"], problem, out=tmp_path / "out", **small)
-    assert list(found.failures) == ["random-0.8-seed1"]
-    assert "out of memory" in found.failures["random-0.8-seed1"]
-    assert list(zip(found.results["method"], found.results["seed"], strict=True)) == [("random", 0), ("dense", 0), ("dense", 1)]
-    assert list(found.summary["runs"]) == [1, 2]
-    assert "Traceback" in (tmp_path / "out/runs/random-0.8-seed1/log.txt").read_text()
-
-
-def test_the_command_exits_with_one_and_the_next_tries_again(
-    problem: ep.Problem, tmp_path: Path, breaking: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = ["compare", "random", "dense", "--model", "mlp:16", "--sparsity", "0.8", "--seeds", "2", "--epochs", "1"]
-    arguments += ["--workers", "1", "--out", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match="1"):
-        cli.main(arguments)
-    captured = capsys.readouterr()
-    assert "random-0.8-seed1: RuntimeError: out of memory" in captured.err
-    assert "dense" in captured.out, "what is there is shown"
-    monkeypatch.undo()
-    with pytest.raises(SystemExit, match="0"):
-        cli.main(arguments)
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    for word in ("sparsity", "minus random", "±", "2 seeds", str(tmp_path / "out" / "accuracy.png")):
-        assert word in captured.out.replace("\n", ""), word
-
-
-def test_when_nothing_comes_to_an_end_it_fails(problem: ep.Problem, tmp_path: Path) -> None:
-    with pytest.raises(TrainingFailed, match="NaN"):
-        compare(["random"], problem, out=tmp_path / "out", **{**ASKED, "lr": 1e9, "sparsities": (0.8,)})
-    assert not (tmp_path / "out" / "results.csv").exists()
-
-
-def test_a_killed_worker_fails_the_runs_left_and_the_others_are_judged_here(problem: ep.Problem, tmp_path: Path) -> None:
-    small = {**ASKED, "epochs": 1, "sparsities": (0.8,), "seeds": 1}
-    compare(["random"], problem, out=tmp_path, test=False, **small)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as broken:
-        assert isinstance(broken.submit(os._exit, 1).exception(), BrokenProcessPool)
-        cell = cells_of(["random"], {"": problem}, [0.9], [0], {"epochs": 1})[0]
-        failures = train(broken, tmp_path, {"": problem}, [cell], 1, None, 1)
-        open_tests(broken, tmp_path, {"": problem}, 1)
-    assert "fewer --workers" in failures[cell.name]
-    assert len(judged(tmp_path)) == 1
-
-
-def test_workers_that_cannot_start_are_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_start_worker", os._exit)
-    with pytest.raises(EvopruneError, match=r"if __name__ == '__main__':`, or give workers=1"), workers.pool(2, 1):
-        pass
-
-
-def test_what_goes_wrong_after_the_last_run_costs_no_run(
-    problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = {**ASKED, "seeds": 1, "epochs": 1, "sparsities": (0.8,)}
-
-    def lose(path: Path, **_: object) -> ep.Ticket:
-        raise DamagedFile(f"{path} is damaged")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ep.Ticket, "load", lose)
-        with pytest.raises(InputError, match="is damaged"):
-            compare(["random"], problem, out=tmp_path / "out", **one)
-    assert len(finished_in(tmp_path / "out")) == 1
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}", ""])
-def test_a_damaged_setup_is_made_again_from_the_runs(
-    finished: Comparison, problem: ep.Problem, tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    out = Path(shutil.copytree(finished.folder, tmp_path / "copy"))
-    (out / "compare.json").write_text(content)
-    for wrong, named in (({"epochs": 2}, "epochs=3, not 2"), ({"lr": 0.1}, "lr=None, not 0.1")):
-        with pytest.raises(InputError, match=named):
-            compare(["kstarts"], problem, out=out, **{**ASKED, **wrong, "seeds": (7,)})
-    with pytest.raises(InputError, match="rule=None, not 'gradient'"):
-        compare(["dissipating"], problem, out=out, rule="gradient", **{**ASKED, "seeds": (7,)})
-    found = compare(METHODS_USED, problem, out=out, **ASKED)
-    assert "compare.json is damaged" in caplog.text
-    assert same_tables(out, finished.folder)
-    assert setup_in(out) == setup_in(finished.folder)
-    assert found.failures == {}
-
-
-def test_a_damaged_setup_of_equal_cost_and_options_is_made_again(problem: ep.Problem, tmp_path: Path) -> None:
-    asked = {**ASKED, "epochs": 4, "sparsities": (0.8,), "k": 4, "selection_epochs": 1, "seeds": (3,), "equal_cost": "dearest"}
-    compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
-    known = setup_in(tmp_path / "out")
-    (tmp_path / "out" / "compare.json").write_text(json.dumps(known)[:-9])
-    compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
-    assert setup_in(tmp_path / "out") == known
-
-
-def test_damaged_costs_are_found_again_when_they_are_deleted_as_told(problem: ep.Problem, tmp_path: Path) -> None:
-    asked = {**ASKED, "epochs": 3, "sparsities": (0.8,), "k": 2, "selection_epochs": 1, "seeds": 1, "equal_cost": "dearest"}
-    before = compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
-    (tmp_path / "out" / "costs.json").write_text("{")
-    with pytest.raises(DamagedFile, match=r"costs\.json is damaged .* delete this file and run again"):
-        compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
-    (tmp_path / "out" / "costs.json").unlink()
-    after = compare(["random", "kstarts"], problem, out=tmp_path / "out", **asked)
-    pd.testing.assert_frame_equal(after.results, before.results)
-
-
-@pytest.mark.parametrize("workers", [1, None])
-def test_a_refused_run_refuses_the_comparison_and_leaves_nothing(
-    problem: ep.Problem, tmp_path: Path, workers: int | None
-) -> None:
-    with pytest.raises(InputError, match="k=0"):
-        compare(["kstarts", "combined"], problem, out=tmp_path / "a" / "out", **{**ASKED, "k": 0, "workers": workers})
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_go_to_those_who_know_them(problem: ep.Problem, tmp_path: Path) -> None:
@@ -577,52 +382,3 @@ def test_a_model_too_small_for_the_usual_sparsity_is_compared_at_another(tmp_pat
     with pytest.raises(InputError, match="choose a sparsity of at most"):
         compare(["random"], own, out=tmp_path / "b", **{**ASKED, "sparsities": (0.5, 0.95), "seeds": 1, "epochs": 1})
     assert not (tmp_path / "b").exists()
-
-
-def test_a_run_that_is_refused_late_is_named_and_costs_no_finished_run(problem: ep.Problem, tmp_path: Path) -> None:
-    asked = {**ASKED, "sparsities": (0.95, 0.5), "start_sparsity": 0.9}
-    with pytest.raises(InputError, match=r"^dissipating-0\.5-seed0: .*start_sparsity"):
-        compare(["random", "dissipating"], problem, out=tmp_path / "out", **asked)
-    kept = {path.parent.name for path in finished_in(tmp_path / "out")}
-    assert kept == {"random-0.95-seed0", "random-0.5-seed0", "dissipating-0.95-seed0"}
-    with pytest.raises(InputError, match=r"^dissipating-0\.5-seed0: "):
-        compare(["random", "dissipating"], problem, out=tmp_path / "out", **asked)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no file locks")
-def test_a_run_that_another_process_is_making_costs_nobody_a_run(problem: ep.Problem, tmp_path: Path) -> None:
-    import fcntl
-
-    asked = {"sparsities": (0.8,), "seeds": 1, "epochs": 3, "engine": "loop", "workers": 1}
-    search = {"fitness_epochs": 1, "mu": 2, "lambda_": 2, "ngen": 1}
-    [cell] = cells_of(["evolve"], {"": problem}, (0.8,), [0], {"epochs": 3, "engine": "loop", **search})
-    other = run_folder(tmp_path / "out", problem, cell)
-    with ExitStack() as held:
-
-        def another_begins(done: int, total: int) -> None:
-            if done == 1:
-                with other.opened():
-                    journal = held.enter_context((other.path / "journal.jsonl").open("wb"))
-                    fcntl.flock(journal, fcntl.LOCK_EX)
-
-        found = compare(["random", "evolve"], problem, out=tmp_path / "out", progress=another_begins, **asked, **search)
-        assert [path.parent.name for path in finished_in(tmp_path / "out")] == ["random-0.8-seed0"]
-        assert "another --out" in found.failures["evolve-0.8-seed0"]
-    assert not compare(["random", "evolve"], problem, out=tmp_path / "out", **asked, **search).failures
-
-
-def test_a_refused_comparison_leaves_alone_what_joined_it(problem: ep.Problem, tmp_path: Path) -> None:
-    def another_joins(done: int, total: int) -> None:
-        (tmp_path / "out" / "runs" / "theirs").mkdir(parents=True)
-        runs.write_json(tmp_path / "out" / "compare.json", setup_in(tmp_path / "out"))
-
-    with pytest.raises(InputError, match="k=0"):
-        compare(["kstarts"], problem, out=tmp_path / "out", progress=another_joins, **{**ASKED, "k": 0})
-    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["compare.json", "log.txt", "runs", "theirs"]
-
-
-def test_equal_cost_is_told_sparsity_by_sparsity(problem: ep.Problem, tmp_path: Path) -> None:
-    asked = {**ASKED, "epochs": 4, "sparsities": (0.5, 0.8), "seeds": 1, "k": 4, "selection_epochs": 1, "test": False}
-    found = compare(["random", "kstarts"], problem, out=tmp_path / "out", equal_cost="dearest", **asked)
-    epochs = found.results.set_index(["method", "sparsity"])["epochs"].to_dict()
-    assert epochs == {("random", 0.5): 7, ("random", 0.8): 7, ("kstarts", 0.5): 4, ("kstarts", 0.8): 4}
