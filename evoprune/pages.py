@@ -94,7 +94,7 @@ def _checks(root: Path, folders: list[Path]) -> tuple[list[tuple[str, dict[str, 
                 told = read_json(path / CHECK, lost="the check")
             except DamagedFile:
                 told = {}
-            if frame is None or "controls" not in told:
+            if frame is None or "controls" not in told or not isinstance(told.get("options", {}), dict):
                 broken.append(f"The check of {path.relative_to(root)} cannot be read: run evoprune check again.")
             else:
                 found.append((str(path.relative_to(root)), told, frame))

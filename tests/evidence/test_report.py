@@ -263,6 +263,12 @@ def test_damaged_files_are_named_and_left_out(folder: Path) -> None:
     assert "check of runs/kstarts-0.8-seed0 cannot be read" in words
 
 
+def test_a_check_whose_options_are_none_is_left_out(folder: Path) -> None:
+    path = folder / "runs" / "kstarts-0.8-seed0" / "check.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "options": ["lr"]}))
+    assert "check of runs/kstarts-0.8-seed0 cannot be read" in read(report(folder))
+
+
 def test_several_problems_stand_one_after_the_other(folder: Path) -> None:
     for path in (folder / "runs").glob("*seed2"):
         edit(folder, path.name, model="mlp:other", metric="mse")
