@@ -15,9 +15,9 @@ keeps it for every place of a density near to that one. A rate that fails with a
 or twice the error of the first seed) is not taken: the best rate of the first seed is tried with the others, then the best of
 those that remain; one next to a rate that failed gives way to the next smaller one if that is as good within 2%. A method stays
 at the default rate, and this is not tried with other seeds, unless a rate failed or another is better by more than seeds differ
-by. What passes here and falls to chance in the study's longer trainings, on the validation split, is a failed rate too
-(`failed_later`); rates of the autoencoder that turned NaN only there were kept, and the study names the runs that it stopped for
-them. The test split stays closed. `_plan.py` reads the files.
+by. What passes here and fails in several places of the study's longer trainings, on the validation split, is a failed rate too
+(`failed_later`), and one between it and the next smaller is tried where that is much worse (`finer`); what turned NaN in one
+place only was kept, and the study names the runs that it stopped for it. The test split stays closed. `_plan.py` reads the files.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ CHANCE = 0.5
 """A classifier of ten classes that errs more often than this after its short training counts as failed."""
 WORSE = 2
 """So many times the error of the first seed is a failure."""
+DISSIPATING = ("dissipating", "combined", "dissipate_regrow", "regrow_average")
 ARGUMENTS = ("method", "sparsity", "lr", "seed")
 
 Row = dict[str, Any]
@@ -66,18 +67,25 @@ class Recipe:
     """By which share another must be better than that."""
     failed_later: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Rates of a method that failed in the study."""
+    finer: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Rates of a method between one that failed later and a much worse next smaller one."""
+
+    def tries(self, method: str) -> tuple[float, ...]:
+        return tuple(sorted((*self.rates, *self.finer.get(method, ()))))
 
 
 RECIPES = {
     "autoencoder": Recipe(
         rates=(0.02, 0.05, 0.15, 0.5, 1.0, 2.0),
         sparse=25,
-        epochs={"dense": 5, "gradual_magnitude": 5, "dissipating": 10, "combined": 10, "dissipate_regrow": 10},
+        epochs={"dense": 5, "dropout": 5, "gradual_magnitude": 5, **dict.fromkeys(DISSIPATING, 10)},
+        failed_later={"rigl": (0.5,)},
+        finer={"rigl": (0.3,)},
     ),
     "lenet5": Recipe(
         rates=(0.02, 0.05, 0.1, 0.2),
         sparse=8,
-        epochs={"dense": 2, "gradual_magnitude": 3, "dissipating": 5, "combined": 5, "dissipate_regrow": 5},
+        epochs={"dense": 2, "dropout": 2, "gradual_magnitude": 3, **dict.fromkeys(DISSIPATING, 5)},
         default=0.1,
         better=0.05,
         failed_later={"rigl": (0.2,)},
@@ -100,11 +108,12 @@ def measure(model: str, method: str, sparsity: float, lr: float, seed: int) -> R
     return {"val_error": error if math.isfinite(error) and not (classifies and error > CHANCE) else None}
 
 
-def grid(methods: Sequence[str], rates: Sequence[float]) -> list[Row]:
+def grid(methods: Sequence[str], recipe: Recipe) -> list[Row]:
     """Every rate with the first seed; what prunes nothing is measured once."""
     return [
         {"method": method, "sparsity": sparsity, "lr": lr, "seed": SEEDS[0]}
-        for sparsity, method, lr in itertools.product(SPARSITIES, methods, rates)
+        for sparsity, method in itertools.product(SPARSITIES, methods)
+        for lr in recipe.tries(method)
         if ep.methods[method].sparse or sparsity == SPARSITIES[0]
     ]
 
@@ -122,7 +131,7 @@ def best(rows: Sequence[Row], recipe: Recipe) -> dict[tuple[str, float], float]:
         rate = min(errors, key=lambda lr: errors[lr])
         if recipe.default in errors and errors[rate] >= (1 - recipe.better) * errors[recipe.default]:
             rate = recipe.default
-        larger = min((lr for lr in recipe.rates if lr > rate), default=None)
+        larger = min((lr for lr in recipe.tries(key[0]) if lr > rate), default=None)
         smaller = max((lr for lr in errors if lr < rate), default=rate)
         chosen[key] = smaller if larger in failed and errors[smaller] <= (1 + AS_GOOD) * errors[rate] else rate
     return chosen
@@ -157,7 +166,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     recipe, what = RECIPES[options.model], f"{options.model}-on-{DATA}, SGD with momentum .9"
-    wanted = grid(options.methods.split(","), recipe.rates)
+    wanted = grid(options.methods.split(","), recipe)
     take = partial(measure, options.model)
     while True:
         rows = collect(wanted, take, what, options.json)
