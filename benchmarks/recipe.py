@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _plan import METHODS, SIZES, Place
+from _plan import LATER, METHODS, SIZES, Place
 from _rows import collect, save
 
 import evoprune as ep
@@ -46,6 +46,8 @@ CHANCE = 0.5
 """A classifier of ten classes that errs more often than this after its short training counts as failed."""
 WORSE = 2
 """So many times the error of the first seed is a failure."""
+ALL = tuple(name for name in (*METHODS, *LATER) if name != "imp")
+"""`imp` costs more than any target, and is not run."""
 DISSIPATING = ("dissipating", "combined", "dissipate_regrow", "regrow_average")
 ARGUMENTS = ("method", "sparsity", "lr", "seed")
 
@@ -162,7 +164,7 @@ def untried(rows: Sequence[Row], recipe: Recipe) -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(RECIPES), required=True)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join(ALL), help="default: %(default)s")
     parser.add_argument("--json", type=Path, required=True)
     options = parser.parse_args()
     recipe, what = RECIPES[options.model], f"{options.model}-on-{DATA}, SGD with momentum .9"
