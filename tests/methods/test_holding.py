@@ -19,7 +19,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("combined", {"order": "dissipate-first"}),
     ("dissipating", {"start_sparsity": 0.2}),
     ("evolve", {"form": "plain"}),
-    ("evolve", {"first": ("random", "snip"), "lambda_": 1, "mu": 1}),
+    ("evolve", {"first": ("snip",), "lambda_": 1, "mu": 1}),
 ]
 
 
