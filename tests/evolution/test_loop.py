@@ -269,19 +269,6 @@ def test_new_survivors_of_a_child_start_from_the_initial_weights() -> None:
         assert start[name].reshape(-1)[kept].tolist() == [values[index] for index in kept]
 
 
-def test_guided_mutation_hears_what_training_told() -> None:
-    toolbox = made(mutate="mutGuided", epochs=2)
-    individuals = toolbox.population(n=3)
-    samples = made(epochs=2).map
-    samples.batch(individuals)
-    list(toolbox.map(toolbox.evaluate, individuals))
-    for one in individuals:
-        assert one.told.mask == one.mask
-        assert one.told.grown is not None
-        assert toolbox.mutate(toolbox.clone(one))[0].lineage["options"]["on"] == "gradient"
-    assert toolbox.map.ledger.survivor_updates > samples.ledger.survivor_updates, "the dense gradient is counted"
-
-
 def test_with_comma_the_next_population_comes_from_the_children_alone() -> None:
     toolbox = made()
     random.seed(2)

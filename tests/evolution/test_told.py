@@ -28,6 +28,8 @@ def test_movement_and_the_largest_gradients_are_told_and_paid_for() -> None:
     evaluated = alone.ledger.evaluation_samples
     gradients = alone.dense_gradient()
     for row, one in enumerate(individuals):
+        assert one.told.mask == one.mask
+        assert toolbox.mutate(toolbox.clone(one))[0].lineage["options"]["on"] == "gradient"
         for layer, name in enumerate(mlp().space.names):
             span = alone.parameters.span(name, row, row + 1)
             moved = (alone.parameters.survivors[name].detach()[span] - alone.parameters.initial[name][span]).abs().numpy()
