@@ -10,10 +10,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import llvmlite.binding as llvm  # type: ignore[import-untyped]
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 
 from evoprune.training.engines.kernels.runtime import machine
 
@@ -25,9 +25,12 @@ HALF = ir.IntType(32)
 
 @functools.cache
 def register_bytes() -> int:
-    """Width of the widest vector registers of this machine."""
-    features = llvm.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+    """Width of the widest vector registers that numba compiles for: those of this machine, unless NUMBA_CPU_NAME and
+    NUMBA_CPU_FEATURES name others, as they do where several kinds of machines share a cache.
+    """
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()  # by which the cache knows compiled code
+    found = set(features.split(","))
+    return 64 if "+avx512f" in found else 32 if "+avx2" in found else 16
 
 
 VECTORS = 8
