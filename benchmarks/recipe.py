@@ -15,9 +15,10 @@ keeps it for every place of a density near to that one. A rate that fails with a
 or twice the error of the first seed) is not taken: the best rate of the first seed is tried with the others, then the best of
 those that remain; one next to a rate that failed gives way to the next smaller one if that is as good within 2%. A method stays
 at the default rate, and this is not tried with other seeds, unless a rate failed or another is better by more than seeds differ
-by. What passes here and fails in several places of the study's longer trainings, on the validation split, is a failed rate too
-(`failed_later`), and one between it and the next smaller is tried where that is much worse (`finer`); what turned NaN in one
-place only was kept, and the study names the runs that it stopped for it. The test split stays closed. `_plan.py` reads the files.
+by; one that fails at every rate takes that of the other density. What passes here and fails in several places of the study's
+longer trainings, on the validation split, is a failed rate too (`failed_later`), and one between it and the next smaller is tried
+where that is much worse (`finer`); what turned NaN in one place only was kept, and the study names the runs that it stopped for
+it. The test split stays closed. `_plan.py` reads the files.
 """
 
 from __future__ import annotations
@@ -123,13 +124,16 @@ def grid(methods: Sequence[str], recipe: Recipe) -> list[Row]:
 def best(rows: Sequence[Row], recipe: Recipe) -> dict[tuple[str, float], float]:
     """By method and sparsity, the rate of smallest error with the first seed among those that failed with none.
 
-    Beside a rate that failed, the next smaller one is taken where its error is about as good: a longer training may fail.
+    Beside a rate that failed, the next smaller one is taken where its error is about as good: a longer training may fail. A
+    method that fails at every rate has none at that sparsity.
     """
     chosen = {}
     for key, own in itertools.groupby(sorted(rows, key=_place), key=_place):
         tried = list(own)
         failed = _failed(tried, recipe)
         errors = {row["lr"]: row["val_error"] for row in tried if row["seed"] == SEEDS[0] and row["lr"] not in failed}
+        if not errors:
+            continue
         rate = min(errors, key=lambda lr: errors[lr])
         if recipe.default in errors and errors[rate] >= (1 - recipe.better) * errors[recipe.default]:
             rate = recipe.default

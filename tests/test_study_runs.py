@@ -60,13 +60,15 @@ def test_a_recipe_takes_the_best_rate_that_no_seed_fails_at(monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import recipe
 
-    def chosen(*rows: tuple[float, int, float | None], default: float | None = None) -> tuple[float, list[tuple[float, int]]]:
+    def chosen(
+        *rows: tuple[float, int, float | None], default: float | None = None
+    ) -> tuple[float | None, list[tuple[float, int]]]:
         tried = [
             {"method": "random", "sparsity": 0.9, "lr": lr, "seed": recipe.SEEDS[seed], "val_error": error}
             for lr, seed, error in rows
         ]
         own = recipe.Recipe(rates=(0.1, 0.2, 0.4), sparse=1, epochs={}, default=default, better=0.1)
-        [rate] = recipe.best(tried, own).values()
+        rate = recipe.best(tried, own).get(("random", 0.9))
         return rate, [(row["lr"], recipe.SEEDS.index(row["seed"])) for row in recipe.untried(tried, own)]
 
     first = [(0.1, 0, 0.5), (0.2, 0, 0.4), (0.4, 0, 0.39)]
@@ -79,3 +81,4 @@ def test_a_recipe_takes_the_best_rate_that_no_seed_fails_at(monkeypatch: pytest.
     assert chosen(*first, default=0.2) == (0.2, []), "better by too little"
     assert chosen(*first, default=0.1)[0] == 0.4
     assert chosen((0.1, 0, 0.4), (0.2, 0, 0.39), (0.4, 0, None), default=0.1) == (0.1, [(0.1, 1), (0.1, 2), (0.1, 3)])
+    assert chosen(*((lr, 0, None) for lr in (0.1, 0.2, 0.4)), default=0.1) == (None, []), "none that serves"

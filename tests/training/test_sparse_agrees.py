@@ -193,6 +193,8 @@ class Branches(nn.Module):
         super().__init__()
         self.left, self.right, self.join = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
         self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(5))
+        for norm in self.norms:  # a unit without survivors is constant: its ReLU is not to hang on the sign of a rounded 0
+            nn.init.uniform_(norm.bias, 0.1, 0.5)
         self.linear, self.last = nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False)
 
     def forward(self, x: Tensor) -> Tensor:
