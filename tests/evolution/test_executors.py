@@ -111,18 +111,22 @@ def test_inherited_weights_travel_to_workers(pool: ProcessExecutor) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
 def test_killed_worker_costs_its_sub_batch(pool: ProcessExecutor, expected: list[Any]) -> None:
     made(pool, epochs=1).map.batch(made().population(n=1))  # the workers are up
-    toolbox = made(pool)
+    toolbox, killed = made(pool), []
 
     def kill() -> None:
         while not toolbox.map.trained:
             time.sleep(0.001)
-        if workers := alive(pool):
-            os.kill(workers[0], signal.SIGKILL)
+        worker = alive(pool)[0]
+        os.kill(worker, signal.SIGKILL)
+        killed.append((worker, toolbox.map.trained))
 
     thread = threading.Thread(target=kill)
     thread.start()
     assert generation(toolbox) == expected
     thread.join()
+    [(worker, trained)] = killed
+    assert trained < 8, "it was over before a worker was killed"
+    assert worker not in alive(pool)
     assert toolbox.map.trained == 8, "what was finished is not trained again"
 
 
