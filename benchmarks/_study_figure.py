@@ -25,7 +25,8 @@ def draw(summary: pd.DataFrame, path: Path) -> Path:
     """One row a model and data set, one column a sparsity; white behind, so that it reads on dark pages too.
 
     summary: as of `summarise`, with columns model and data before. A gain is in points of test accuracy, or in the loss that is
-    saved. Full marks: Holm's test says better or worse; open ones: no difference is shown.
+    saved. Full marks: Holm's test says better or worse; open ones: no difference is shown. An interval that is far wider than
+    what the methods of a panel differ by ends in an arrow at its edge.
     """
     from matplotlib.figure import Figure
 
@@ -54,8 +55,10 @@ def _panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
     known = {str(row["method"]): row for row in rows.to_dict("records")}
     if any(prunes(method) and method != "random" for method in known):
         ax.axvline(0, color=INK, linewidth=0.9)
+        limits = _limits([interval for interval in map(_interval, known.values()) if interval[1] == interval[1]])
+        ax.set_xlim(*limits)
         for height, method in enumerate(methods):
-            _line(ax, height, known.get(method))
+            _line(ax, height, known.get(method), limits)
     else:
         ax.set_xticks([])
         ax.text(0.5, 0.5, "not run yet", transform=ax.transAxes, fontsize=9, color=GREY, ha="center", va="center")
@@ -63,19 +66,40 @@ def _panel(ax: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> None:
     ax.set_ylim(len(methods) - 0.5, -0.5)
 
 
-def _line(ax: Axes, height: int, row: dict[Any, Any] | None) -> None:
+def _interval(row: dict[Any, Any]) -> tuple[float, float, float]:
+    """Low end, gain and high end; NaN where there are none."""
+    scale = 100.0 if row["metric"] == "accuracy" else -1.0  # of a loss, less is more
+    low, high = sorted((scale * row["difference_low"], scale * row["difference_high"]))
+    return low, scale * row["difference"], high
+
+
+def _limits(intervals: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Of the axis: all gains and 0, and of the intervals what reaches no further out than half of that."""
+    gains = [0.0, *(gain for _, gain, _ in intervals)]
+    reach = 0.5 * (max(gains) - min(gains))
+    low = max(min(gains) - reach, min([*gains, *(low for low, _, _ in intervals if low == low)]))
+    high = min(max(gains) + reach, max([*gains, *(high for _, _, high in intervals if high == high)]))
+    margin = 0.04 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _line(ax: Axes, height: int, row: dict[Any, Any] | None, limits: tuple[float, float]) -> None:
     if row is None:
         ax.text(0.0, height, " no run", fontsize=7.5, color=GREY, va="center")
     elif row["difference"] == row["difference"]:
-        _mark(ax, height, row)
+        _mark(ax, height, row, limits)
 
 
-def _mark(ax: Axes, height: int, row: dict[Any, Any]) -> None:
-    scale = 100.0 if row["metric"] == "accuracy" else -1.0  # of a loss, less is more
-    gain, ends = scale * row["difference"], sorted((scale * row["difference_low"], scale * row["difference_high"]))
+def _mark(ax: Axes, height: int, row: dict[Any, Any], limits: tuple[float, float]) -> None:
+    low, gain, high = _interval(row)
     colour = {"better": BETTER, "worse": WORSE}.get(row["words"], OPEN) if prunes(row["method"]) else GREY
     shown = row["words"] in ("better", "worse") or not prunes(row["method"])
-    if ends[0] == ends[0]:
-        ax.plot(ends, (height, height), color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
+    if low == low:
+        ax.plot((low, high), (height, height), color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
+        cut = [
+            (edge, arrow) for edge, arrow, beyond in zip(limits, "<>", (low < limits[0], high > limits[1]), strict=True) if beyond
+        ]
+        for edge, arrow in cut:
+            ax.plot([edge], [height], arrow, color=colour, markersize=5, clip_on=False, zorder=3)
     shape = "o" if prunes(row["method"]) else "P"
     ax.plot([gain], [height], shape, color=colour, markerfacecolor=colour if shown else "white", markersize=5.5, zorder=3)
