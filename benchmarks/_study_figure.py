@@ -96,10 +96,8 @@ def _mark(ax: Axes, height: int, row: dict[Any, Any], limits: tuple[float, float
     shown = row["words"] in ("better", "worse") or not prunes(row["method"])
     if low == low:
         ax.plot((low, high), (height, height), color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
-        cut = [
-            (edge, arrow) for edge, arrow, beyond in zip(limits, "<>", (low < limits[0], high > limits[1]), strict=True) if beyond
-        ]
-        for edge, arrow in cut:
-            ax.plot([edge], [height], arrow, color=colour, markersize=5, clip_on=False, zorder=3)
+        for edge, arrow, beyond in ((limits[0], "<", low < limits[0]), (limits[1], ">", high > limits[1])):
+            if beyond:
+                ax.plot([edge], [height], arrow, color=colour, markersize=5, clip_on=False, zorder=3)
     shape = "o" if prunes(row["method"]) else "P"
     ax.plot([gain], [height], shape, color=colour, markerfacecolor=colour if shown else "white", markersize=5.5, zorder=3)
