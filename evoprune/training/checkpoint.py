@@ -57,7 +57,7 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
         if population.training.engine != "auto":
             raise InputError(refusal)
         try:
-            engine = population._another_engine(values["engine"], population.parameters)
+            engine = population._choice.make(values["engine"], population.parameters)
         except UnsupportedLayer as error:
             raise InputError(f"{refusal} ({error})") from error
 

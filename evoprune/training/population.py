@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -15,21 +16,22 @@ import torch
 from torch import Tensor
 
 from evoprune import seeds
-from evoprune.errors import InputError, MaskMismatch, TrainingFailed, UnsupportedLayer
+from evoprune.errors import InputError, MaskMismatch, TrainingFailed
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
 from evoprune.training.batches import Batches
 from evoprune.training.denormals import EVERY, zero_tiny
 from evoprune.training.dropconnect import DropConnect
-from evoprune.training.engines import Chunk, Engine, FusedStep, make_engine, sparse_suits
+from evoprune.training.engines import Chunk, EngineChoice, FusedStep
 from evoprune.training.evaluation import Evaluator
-from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
 from evoprune.training.memory import check_memory, out_of_memory, release_memory
+from evoprune.training.optimizers import set_rate, transplant, zero_gradients
 from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
 from evoprune.training.precision import arithmetic
 from evoprune.training.recorded import Recorded
+from evoprune.training.starting import least_bytes, starting_weights
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
 
@@ -84,10 +86,10 @@ class Population:
         model = problem.module().to(self.device, self.dtype)
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if self.device.type in ("cpu", "cuda"):
-            check_memory(len(masks), _least_bytes(masks, model, self.dtype), self.device)
+            check_memory(len(masks), least_bytes(masks, model, self.dtype), self.device)
         rescale, self.start_costs = self.training.rescale and weights is None, tuple(Ledger() for _ in masks)
         if not weights:
-            weights, self.start_costs = _initial_weights(problem, masks, self.training)
+            weights, self.start_costs = starting_weights(problem, masks, self.training)
         parameters = Parameters.of(
             masks,
             weights,
@@ -97,7 +99,8 @@ class Population:
             dtype=self.dtype,
         )
         DropConnect.scale_initial(parameters, self.training.drop_rate)
-        self.engine = self._make_engine(self.training.engine, model, parameters)
+        self._choice = self._engine_choice()
+        self.engine = self._choice.first(parameters)
         self.trace = Trace(problem, parameters)
         self.ledger = Ledger(device=self.device.type, engine=self.engine.name, configurations=len(masks))
         for cost in self.start_costs:
@@ -105,7 +108,6 @@ class Population:
         self.steps = 0
         self._loss = torch.zeros(len(masks), dtype=torch.float64, device=self.device)  # sum over the steps of the running epoch
         self.optimizer = self.training.make_optimizer(parameters.leaves().values())
-        self._asked_sparse = sparse_suits(parameters.space, parameters.masks, self.device)
         self._fused_step: FusedStep | None = None
         self._fused_for: torch.optim.Optimizer | None = None
         self._chunks: list[Chunk] = []
@@ -258,7 +260,7 @@ class Population:
         before = [value.clone() for value in changes]
         while not self._fits(inputs, targets, gradients=gradients):
             self._cut_again()
-            _zero_gradients(self.parameters)
+            zero_gradients(self.parameters)
             for value, saved in zip(changes, before, strict=True):
                 value.copy_(saved)
 
@@ -285,7 +287,7 @@ class Population:
     def _update(self) -> None:
         """The optimizer's step; gradients are zero again."""
         self.optimizer.step()
-        _zero_gradients(self.parameters)
+        zero_gradients(self.parameters)
 
     def rate(self, step: int) -> float:
         """The learning rate of the global `step`."""
@@ -294,12 +296,7 @@ class Population:
 
     def set_rate(self) -> None:
         """Give the optimizer the learning rate of the step to come."""
-        rate = self.rate(self.steps)
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        set_rate(self.optimizer, self.rate(self.steps))
 
     def seed_dropout(self) -> None:
         """Seed torch for the step to come: all chunks draw the same."""
@@ -455,41 +452,23 @@ class Population:
 
     def _move(self, rows: Sequence[int], parameters: Parameters, relayout: Relayout, *, branch: bool) -> Population:
         self.trace.move(parameters, relayout, rows, branch=branch)
-        self.optimizer = _transplant(self.optimizer, self.training, self.parameters, parameters, relayout)
+        self.optimizer = transplant(self.optimizer, self.training, self.parameters, parameters, relayout)
         self._loss = self._loss[list(rows)]
         self._choose(parameters)
         self._adopt(parameters)
         return self
 
-    def _make_engine(self, name: str, model: torch.nn.Module, parameters: Parameters) -> Engine:
-        return make_engine(
-            name,
-            model,
-            parameters,
-            self.batches.sample(),
-            batch_size=self.batches.size,
-            dtype=self.dtype,
-            precision=self.training.precision,
-            compile=self.training.compile,
-        )
-
-    def _another_engine(self, name: str, parameters: Parameters) -> Engine:
-        return self._make_engine(name, self.problem.module().to(self.device, self.dtype), parameters)
+    def _engine_choice(self) -> EngineChoice:
+        options, size = self.training, self.batches.size
+        kept = {"batch_size": size, "dtype": self.dtype, "precision": options.precision, "compile": options.compile}
+        return EngineChoice(options.engine, self.problem, self.batches.sample(), **kept)
 
     def _choose(self, parameters: Parameters) -> None:
-        """`auto` begins with the dense engine where there is little sparsity, and leaves it for the sparse one, once, when the
-        networks that are left are so sparse that it is faster."""
-        if self.training.engine != "auto" or self.engine.name != "dense" or self._asked_sparse:
-            return
-        if sparse_suits(parameters.space, parameters.masks, self.device):
-            self._asked_sparse = True  # where it cannot run the model it never can
-            try:
-                self.engine = self._another_engine("sparse", parameters)
-            except UnsupportedLayer as error:
-                log.warning("engine auto: not sparse: %s", error)
-            else:
-                log.info("engine auto: sparse from here on")
-                self.ledger += Ledger(engine=self.engine.name)
+        """Another engine for the networks that are left, when the options leave the choice and it suits them better."""
+        engine = self._choice.next(self.engine, parameters)
+        if engine is not self.engine:
+            self.engine = engine
+            self.ledger += Ledger(engine=engine.name)
 
     def _adopt(self, parameters: Parameters) -> None:
         self.parameters = parameters
@@ -543,7 +522,7 @@ class Population:
         """A population that goes on by itself from here; the problem, which never changes, is shared."""
         options = {**self.training.as_dict(), "engine": self.engine.name}
         twin = Population(self.problem, self.masks, horizon=self.horizon, seed=self.seed, **options).restore(self.state())
-        twin.training, twin._asked_sparse = self.training, self._asked_sparse
+        twin.training, twin._choice = self.training, copy.copy(self._choice)
         twin.trace.sums = {name: {layer: own.clone() for layer, own in sums.items()} for name, sums in self.trace.sums.items()}
         return twin
 
@@ -568,43 +547,3 @@ def _check(problem: Problem, masks: Sequence[Mask], horizon: int) -> None:
     for mask in masks:
         if mask.space is not problem.space and mask.space != problem.space:
             raise MaskMismatch(f"a mask belongs to another model than {problem.model_name!r}: use masks of problem.space")
-
-
-def _least_bytes(masks: Sequence[Mask], model: torch.nn.Module, dtype: torch.dtype) -> int:
-    """Values, initial values, gradients and one number of optimizer state for all that is trained, and where survivors stand."""
-    dense = sum(value.numel() for value in [*model.parameters(), *model.buffers()]) - masks[0].space.prunable
-    survivors = sum(mask.count for mask in masks)
-    return (4 * dtype.itemsize + 8) * survivors + 4 * dtype.itemsize * dense * len(masks)
-
-
-def _initial_weights(
-    problem: Problem, masks: Sequence[Mask], training: Training
-) -> tuple[list[dict[str, Tensor]], tuple[Ledger, ...]]:
-    """Those of each individual, and what it cost to make them."""
-    costs = tuple(Ledger() for _ in masks)
-    if training.own_weights:
-        drawn = [seeds.derive(problem.seed, "start", position) for position in range(len(masks))]
-        starts = [problem.initial_weights(seed) for seed in drawn]
-        owners = [problem if training.init == "problem" else problem.with_seed(seed) for seed in drawn]
-    else:
-        starts, owners = [problem.initial_weights()] * len(masks), [problem] * len(masks)
-    make = INITIALIZERS[training.init]
-    return [make(*each) for each in zip(owners, masks, starts, costs, strict=True)], costs
-
-
-def _zero_gradients(parameters: Parameters) -> None:
-    torch._foreach_zero_([leaf.grad for leaf in parameters.leaves().values() if leaf.grad is not None])
-
-
-def _transplant(
-    optimizer: torch.optim.Optimizer, training: Training, old: Parameters, new: Parameters, relayout: Relayout
-) -> torch.optim.Optimizer:
-    """An optimizer over the new leaves with the state of the old ones, moved along."""
-    leaves = new.leaves()
-    moved = training.make_optimizer(leaves.values())
-    for name, leaf in old.leaves().items():
-        for key, value in optimizer.state.get(leaf, {}).items():
-            follows = isinstance(value, Tensor) and value.shape == leaf.shape
-            fresh = training.base_lr if key == "step_size" else 0.0  # Rprop's own step of a new survivor
-            moved.state[leaves[name]][key] = relayout(name, value, fresh) if follows else value
-    return moved

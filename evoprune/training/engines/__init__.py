@@ -6,7 +6,7 @@ import torch
 
 from evoprune.errors import UnsupportedLayer
 from evoprune.training.engines.base import ENGINES, Chunk, Engine, FusedEvaluation, FusedStep
-from evoprune.training.engines.choice import make_engine, sparse_suits
+from evoprune.training.engines.choice import EngineChoice
 from evoprune.training.engines.dense import DenseEngine
 from evoprune.training.engines.loop import LoopEngine
 
@@ -15,11 +15,10 @@ __all__ = [
     "Chunk",
     "DenseEngine",
     "Engine",
+    "EngineChoice",
     "FusedEvaluation",
     "FusedStep",
     "LoopEngine",
-    "make_engine",
-    "sparse_suits",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,11 +13,12 @@ from evoprune.errors import EvopruneError, UnsupportedLayer
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.files import first_line
+from evoprune.problems.problem import Problem
 from evoprune.training.engines.base import ENGINES, Engine
 from evoprune.training.memory import out_of_memory
 from evoprune.training.parameters import Parameters
 
-__all__ = ["make_engine", "sparse_suits"]
+__all__ = ["EngineChoice", "make_engine", "sparse_suits"]
 
 log = logging.getLogger("evoprune")
 
@@ -96,3 +98,43 @@ def _probe(engine: Engine, parameters: Parameters, sample: torch.Tensor) -> None
         if out_of_memory(error):
             raise
         raise UnsupportedLayer(f"the {engine.name} engine fails on this model ({first_line(error)})") from error
+
+
+class EngineChoice:
+    """The engine of one population: the asked one; of `auto` a suitable one, and, once, another for the networks that are left.
+
+    name: an engine's, or "auto". sample: a few inputs `(B, …)` on the device. options: as of `make_engine`.
+    """
+
+    def __init__(self, name: str, problem: Problem, sample: torch.Tensor, **options: Any) -> None:
+        self.name, self._problem, self._sample, self._options = name, problem, sample, options
+        self._asked_sparse = False
+
+    def make(self, name: str, parameters: Parameters) -> Engine:
+        """The engine called `name`. Raises `UnsupportedLayer` when it cannot run the model."""
+        model = self._problem.module().to(self._sample.device, self._options["dtype"])
+        return make_engine(name, model, parameters, self._sample, **self._options)
+
+    def first(self, parameters: Parameters) -> Engine:
+        """The engine to begin with."""
+        self._asked_sparse = sparse_suits(parameters.space, parameters.masks, self._sample.device)
+        return self.make(self.name, parameters)
+
+    def next(self, engine: Engine, parameters: Parameters) -> Engine:
+        """The engine to go on with, `engine` itself unless there is a better one.
+
+        `auto` begins with the dense engine where there is little sparsity, and leaves it for the sparse one, once, when the
+        networks that are left are so sparse that it is faster.
+        """
+        if self.name != "auto" or engine.name != "dense" or self._asked_sparse:
+            return engine
+        if not sparse_suits(parameters.space, parameters.masks, self._sample.device):
+            return engine
+        self._asked_sparse = True  # where it cannot run the model it never can
+        try:
+            engine = self.make("sparse", parameters)
+        except UnsupportedLayer as error:
+            log.warning("engine auto: not sparse: %s", error)
+        else:
+            log.info("engine auto: sparse from here on")
+        return engine
