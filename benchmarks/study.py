@@ -82,15 +82,22 @@ class Study:
             return USUAL
         self.place, cell = place, place.cell(method, 0)
         short = USUAL if place.target >= 2 else USUAL // 2  # more than any search of the plan asks for
+        if str(short) not in self.costs.known.get(cell.kind, {}):
+            self.costs.find([cell.lasting(1)])  # what costs too much already need not be tried any longer
+            self._refuse_dear(place, 1, self.costs.of(cell.lasting(1)))
         try:
             self.costs.find([cell.lasting(short), cell.lasting(2 * short)])
             chosen = epochs_at(place.target, cell, short, self.costs)
         except InputError as error:
             raise DoesNotFit(str(error)) from error
         cost = self.costs.known[cell.kind].get(str(chosen)) or place.target  # a longer training is not tried beforehand
-        if cost > (1 + TOLERANCE) * place.target:
-            raise DoesNotFit(f"at {chosen} epochs, the fewest, it costs {cost:.3g} dense epochs; the target is {place.target:g}")
+        self._refuse_dear(place, chosen, cost)
         return chosen
+
+    @staticmethod
+    def _refuse_dear(place: Place, epochs: int, cost: float | None) -> None:
+        if cost is not None and cost > (1 + TOLERANCE) * place.target:
+            raise DoesNotFit(f"at {epochs} epochs, the fewest, it costs {cost:.3g} dense epochs; the target is {place.target:g}")
 
     def ticket(self, place: Place, method: str, seed: int) -> ep.Ticket:
         cell = place.cell(method, seed).lasting(self.epochs(place, method))

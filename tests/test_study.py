@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -66,6 +67,13 @@ def test_every_run_costs_its_target_and_what_cannot_is_said(study: ModuleType, w
     assert (abs(sparse["dense_equivalent_epochs"] / sparse["target"] - 1) < 0.1).all()
     [unfit] = pd.read_csv(whole / "unfit.csv").to_dict("records")
     assert (unfit["method"], unfit["sparsity"]) == ("evolve", 0.875), "a generation costs more than there is"
+
+
+def test_a_search_that_is_too_dear_at_one_epoch_is_not_tried_for_longer(study: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(study.DoesNotFit, match=r"at 1 epochs, the fewest, it costs .* dense epochs; the target is 0.5"):
+        study.Study(tmp_path, None, "cpu").epochs(study.Place("mlp:16", "digits", 0.95), "imp")
+    [tried] = json.loads((tmp_path / "costs.json").read_text()).values()
+    assert list(tried) == ["1"]
 
 
 def test_a_stopped_study_goes_on_and_gives_the_same_rows(study: ModuleType, folder: Path) -> None:
