@@ -8,10 +8,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evoprune.compare.comparison import EPOCHS
+from evoprune.compare.cells import EPOCHS
 from evoprune.compare.folder import SETUP
 from evoprune.errors import DamagedFile, InputError
-from evoprune.evidence.report import Material, check_command, command, page, settings
+from evoprune.evidence.report import Material, agree, check_command, command, made_by_hand, page, settings
+from evoprune.evidence.tables import prunes
 from evoprune.files import atomic_write
 from evoprune.runs import HISTORY, LOG, RESULT, TRACE, load_runs, read_json, read_result
 
@@ -45,7 +46,7 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
     unfinished = [path for path in unfinished if not (path / SETUP).is_file() and path.resolve() not in finished]
     missing += [f"{path.relative_to(root)} is not finished: run the same command to go on." for path in unfinished]
     results = [read_result(path / RESULT) for path in folders]
-    checks, broken = _checks(root, folders)
+    checks, broken = _checks(root, folders, results)
     commands = _commands(root, folders, results)
     commands += [check_command(str(root / name), told) for name, told, _ in checks]
     commands += [f"evoprune report {shlex.quote(str(root))}"]
@@ -84,40 +85,68 @@ def _history(path: Path) -> pd.DataFrame | None:
         return None
 
 
-def _checks(root: Path, folders: list[Path]) -> tuple[list[tuple[str, dict[str, Any], pd.DataFrame]], list[str]]:
+def _checks(
+    root: Path, folders: list[Path], results: list[dict[str, Any]]
+) -> tuple[list[tuple[str, dict[str, Any], pd.DataFrame]], list[str]]:
     """Name, content and frame of every check, and what could not be read."""
     found, broken = [], []
-    for path in folders:
+    for path, result in zip(folders, results, strict=True):
         if (path / CHECK).is_file():
             frame = _history(path / CHECKED)
             try:
                 told = read_json(path / CHECK, lost="the check")
             except DamagedFile:
                 told = {}
-            if frame is None or "controls" not in told or not isinstance(told.get("options", {}), dict):
+            if frame is None or not _is_check(told, frame):
                 broken.append(f"The check of {path.relative_to(root)} cannot be read: run evoprune check again.")
             else:
-                found.append((str(path.relative_to(root)), told, frame))
+                run = {name: result.get(name) for name in ("model", "data")}  # as the tables name them
+                found.append((str(path.relative_to(root)), {**told, **run}, frame))
     return found, broken
 
 
+def _is_check(told: dict[str, Any], frame: pd.DataFrame) -> bool:
+    if not {"control", "seed", "score", "metric", "failed"} <= set(frame):
+        return False
+    controls = {"ticket", "fresh_counts", "fresh_random"} <= set(frame["control"])
+    return controls and "controls" in told and isinstance(told.get("options", {}), dict)
+
+
 def _commands(root: Path, folders: list[Path], results: list[dict[str, Any]]) -> list[str]:
-    """One command for each comparison, one for each run outside of them."""
+    """Those of each comparison, and one for each run outside of them; a comment where no command line says what was run."""
     commands: dict[str, None] = {}
     for path, result in zip(folders, results, strict=True):
         comparison = next((parent for parent in path.parents if (parent / SETUP).is_file()), None)
-        if comparison is None:
+        inside = [own for where, own in zip(folders, results, strict=True) if comparison and comparison in where.parents]
+        seeds = sorted({int(own["seed"]) for own in inside})
+        by_hand = made_by_hand(result) or (f"seeds {', '.join(map(str, seeds))}" if seeds and seeds[0] else "")
+        if by_hand:
+            commands[f"# {comparison or path}: from Python ({by_hand}), which no command line says; call it again as then"] = None
+        elif comparison is None:
             commands[f"{command(result)} --out {shlex.quote(str(path))}"] = None
-            continue
-        inside = [own for where, own in zip(folders, results, strict=True) if comparison in where.parents]
-        commands[_compared(comparison, inside)] = None
+        else:
+            commands |= dict.fromkeys(_compared(comparison, together) for together in _alike(inside))
     return list(commands)
+
+
+def _alike(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The runs of a comparison in parts that one command can make: what is set counts for every method that knows the option."""
+    parts: list[list[dict[str, Any]]] = []
+    for method in dict.fromkeys(str(result["method"]) for result in results):
+        own = [result for result in results if result["method"] == method]
+        for part in parts:
+            if agree([(str(one["method"]), one["arguments"].get("options", {})) for one in [*part, *own]]):
+                part += own
+                break
+        else:
+            parts.append(own)
+    return parts
 
 
 def _compared(folder: Path, results: list[dict[str, Any]]) -> str:
     methods = list(dict.fromkeys(str(result["method"]) for result in results))
     options = [(str(result["method"]), result["arguments"].get("options", {})) for result in results]
-    asked = sorted({own["sparsity"] for _, own in options if own.get("sparsity")})
+    asked = sorted({own["sparsity"] for method, own in options if own.get("sparsity") is not None and prunes(method)})
     seeds = sorted({int(result["seed"]) for result in results})
     problems = [result["arguments"].get("problem", {}) for result in results]
     data, models = (",".join(dict.fromkeys(str(one.get(name)) for one in problems)) for name in ("data", "model"))

@@ -49,6 +49,18 @@ def test_equal_cost_shortens_too_and_a_search_keeps_what_it_needs(problem: ep.Pr
         compare(["random"], problem, out=tmp_path / "b", equal_cost=1.0, **{**ASKED, "sparsities": (0.8,)})
 
 
+def test_a_method_of_open_sparsity_costs_what_the_others_do(problem: ep.Problem, tmp_path: Path) -> None:
+    asked = {**ASKED, "seeds": 1, "epochs": 2, "sparsities": (0.8,), "rule": "fraction", "delta": 0.1}
+    found = compare(["random", "dissipating"], problem, out=tmp_path / "out", equal_cost="dearest", **asked)
+    cost = found.results.set_index("method")["dense_equivalent_epochs"]
+    assert found.results["epochs"].tolist()[0] > 2
+    assert cost["random"] == pytest.approx(cost["dissipating"], rel=0.2)
+    several = {**asked, "sparsities": (0.5, 0.8)}
+    with pytest.raises(InputError, match="dissipating leaves its sparsity open"):
+        compare(["random", "dissipating"], problem, out=tmp_path / "b", equal_cost="random", **several)
+    assert not (tmp_path / "b").exists()
+
+
 def test_equal_cost_leaves_a_method_alone_that_takes_no_more_epochs(
     problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,7 +152,8 @@ def _show_table(console: Console, runs: pd.DataFrame, summary: pd.DataFrame) -> 
     seeds = runs["seed"].nunique()
     interval = "± half of the 95% t interval, differences paired by seed" if seeds > 1 else "one seed: no intervals"
     console.print(f"{interval}; words from paired t tests with Holm's correction", style="dim", highlight=False)
-    console.print(f"cost in epochs of the dense network, losers included; {cost_words(summary)}", style="dim", highlight=False)
+    told = filter(None, ("cost in epochs of the dense network, losers included", cost_words(summary)))
+    console.print("; ".join(told), style="dim", highlight=False)
 
 
 def _names(summary: pd.DataFrame) -> list[str]:

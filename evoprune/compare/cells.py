@@ -14,7 +14,10 @@ from evoprune.problems.problem import Problem
 from evoprune.runs import Arguments, default_sparsity
 from evoprune.training.options import Training
 
-__all__ = ["Cell", "Problems", "cells_of", "check_seeds", "common_options", "named_problems", "own_options"]
+__all__ = ["EPOCHS", "Cell", "Problems", "cells_of", "check_seeds", "common_options", "named_problems", "own_options"]
+
+EPOCHS = 10
+"""Of every method, where a comparison is not told otherwise."""
 
 Problems = Mapping[str, Problem]
 """The problems of a comparison by the name of their folder; a single one has the empty name."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from evoprune.compare.cells import cells_of, check_seeds, named_problems
+from evoprune.compare.cells import EPOCHS, cells_of, check_seeds, named_problems
 from evoprune.compare.costs import Costs, check_target, equalised
 from evoprune.compare.folder import LOG, SETUP, find_folder, finished_runs, merged, missing_cells, setup_of, withdraw, written
 from evoprune.compare.outcome import Comparison, write_outcome
@@ -19,9 +19,6 @@ from evoprune.problems.problem import Problem
 from evoprune.runs import entries, logging_to, make_folder, write_json
 
 __all__ = ["compare"]
-
-EPOCHS = 10
-"""Of a method that is not told otherwise."""
 
 log = logging.getLogger("evoprune")
 
@@ -53,12 +50,13 @@ def compare(
 
     workers: processes (1: none but this one); None takes cores // threads, fewer where memory is short, and 1 where the problem
     refers to what a notebook defines, which other processes cannot import. threads: of each worker; the same number gives the
-    same results for any workers. progress: called with (finished, all) runs. options: epochs and the like; each goes to the
-    methods that know it.
+    same results for any workers. progress: called with (finished, all) runs. options: epochs (10 unless given) and the like;
+    each goes to the methods that know it.
 
     Raises `InputError` before any work where it can, and as soon as a run refuses its arguments (finished runs are kept);
     `TrainingFailed` when no run came to an end. A run that fails otherwise is reported in `failures`, and the others are kept.
     """
+    options.setdefault("epochs", EPOCHS)
     problems, target = named_problems(problem), check_target(equal_cost, methods)
     cells = cells_of(methods, problems, sparsities, check_seeds(seeds), options)
     most = check_workers(workers, threads, len(cells))
@@ -77,7 +75,7 @@ def compare(
         with logging_to(folder / LOG), pool(fitting(most, problems, cells), threads) as executor:
             if target is not None:
                 costs = Costs(folder, lambda these: price(executor, problems, these, threads))
-                cells = equalised(cells, options.get("epochs", EPOCHS), target, costs)
+                cells = equalised(cells, options["epochs"], target, costs)
             missing = missing_cells(folder, problems, cells)
             failures = train(executor, folder, problems, missing, len(cells), progress, threads)
             trained = True

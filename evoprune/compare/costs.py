@@ -81,10 +81,17 @@ def check_target(target: str | float | None, methods: Sequence[str]) -> str | fl
 def equalised(cells: Sequence[Cell], epochs: int, target: str | float, costs: Costs) -> list[Cell]:
     """The cells with as many epochs as bring each to the target; those of methods that prune nothing stay references.
 
-    epochs: the usual ones, at which "dearest" and the cost of a method are told. Costs are found with the first seed.
+    epochs: the usual ones, at which "dearest" and the cost of a method are told. Costs are found with the first seed. Raises
+    `InputError` for a method whose sparsity is an outcome beside several sparsities, each of which has a cost of its own.
     """
     first = cells[0].seed
     usual = [cell.lasting(epochs) for cell in cells if cell.seed == first and METHODS[cell.method].sparse]
+    for cell in usual if isinstance(target, str) else ():
+        if cell.sparsity is None and len({other.sparsity for other in _beside(cell, usual)} - {None}) > 1:
+            raise InputError(
+                f"{cell.method} leaves its sparsity open, and several sparsities have costs of their own: give one sparsity, or "
+                "a cost in epochs of the dense network"
+            )
     costs.find(usual + [cell.lasting(2 * epochs) for cell in usual])
     aims = {cell.kind: aim(cell, usual, target, costs) for cell in usual}
     chosen = {cell.kind: epochs_at(aims[cell.kind], cell, epochs, costs) for cell in usual}
@@ -95,9 +102,14 @@ def aim(cell: Cell, usual: Sequence[Cell], target: str | float, costs: Costs) ->
     """What a cell should cost, in epochs of the dense network; `usual`: all cells of one seed at the usual epochs."""
     if not isinstance(target, str):
         return target
-    beside = [other for other in usual if (other.problem, other.sparsity) == (cell.problem, cell.sparsity)]
-    own = [other for other in beside if target in (DEAREST, other.method)] or [cell]
+    own = [other for other in _beside(cell, usual) if target in (DEAREST, other.method)] or [cell]
     return max(costs.price_of(other) for other in own)
+
+
+def _beside(cell: Cell, usual: Sequence[Cell]) -> list[Cell]:
+    """The cells of the same problem and sparsity, itself included; one whose sparsity is an outcome stands beside all."""
+    own = [other for other in usual if other.problem == cell.problem]
+    return [other for other in own if other.sparsity == cell.sparsity or None in (other.sparsity, cell.sparsity)]
 
 
 def epochs_at(target: float, cell: Cell, epochs: int, costs: Costs) -> int:

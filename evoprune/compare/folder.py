@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evoprune.compare.cells import Cell, Problems, common_options, own_options
+from evoprune.compare.cells import EPOCHS, Cell, Problems, common_options, own_options
 from evoprune.compare.recovery import rebuilt
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.tables import prunes
@@ -113,6 +113,7 @@ def _found(folder: Path, setup: Mapping[str, Any]) -> dict[str, Any]:
         found = read_json(folder / SETUP, lost="what was compared")
         if not all(isinstance(found.get(part), dict) for part in ("problems", "options", "methods")):
             raise DamagedFile(f"{folder / SETUP} is no setup of a comparison")
+        found["options"].setdefault("epochs", EPOCHS)
     except DamagedFile:
         log.warning("%s is damaged: it is written anew from the finished runs, of which none is lost", folder / SETUP)
         return rebuilt(((name, result) for name, _, result in _results(folder) if result["method"] in METHODS), setup)

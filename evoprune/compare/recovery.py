@@ -24,9 +24,7 @@ def rebuilt(runs: Iterable[tuple[str, Mapping[str, Any]]], asked: Mapping[str, A
     for name, result in runs:
         options, method = result["arguments"]["options"], METHODS[result["method"]]
         shared |= _changed(options, Training().as_dict())
-        usual = method.__signature__.parameters["epochs"].default
-        if asked["equal_cost"] is None and ("epochs" in asked["options"] or options["epochs"] != usual):
-            shared["epochs"] = options["epochs"]
+        shared["epochs"] = options["epochs"]
         methods[method.name] = _changed(options, method.options)
         described = result["arguments"]["problem"]
         if described["seed"] == 0:
@@ -35,7 +33,7 @@ def rebuilt(runs: Iterable[tuple[str, Mapping[str, Any]]], asked: Mapping[str, A
             problems.setdefault(name, asked["problems"][name])
     if not methods:
         return dict(asked)
-    if asked["equal_cost"] is not None and "epochs" in asked["options"]:
+    if asked["equal_cost"] is not None:
         shared["epochs"] = asked["options"]["epochs"]
     return {**asked, "problems": problems, "options": shared, "methods": methods}
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
-from evoprune.evidence.verdict import BETTER, DIFFERENCE, RELATIVE, WORSE, Verdict, judge, table
+from evoprune.evidence.verdict import BETTER, RANDOM, SEEDS, WORSE, Verdict, judge, smallest_of_interest, table
 from evoprune.files import atomic_write
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Check:
     """What `check` gives.
 
     frame: one row a network: control ("ticket" for the ticket itself), seed, draw, score, metric, survivors, failed.
-    table: one row a control: control, networks, mean, low, high (of its scores), gain, gain_low, gain_high (of the ticket over
-    it, larger is better), p, p_holm, ticket_is (words). verdict: `str(verdict)` is the answer, `verdict.because` the reason.
+    table: one row a control: control, networks, mean, low, high (of its seeds' means), gain, gain_low, gain_high (of the ticket
+    over it, larger is better), p, p_holm, ticket_is (words). verdict: `str(verdict)` is the answer, `verdict.because` the reason.
     difference: the smallest gain of interest. seeds, epochs: how many. counts_chosen: whether the ticket's layer counts are
     others than a random mask's. about: method, model, data, metric, sparsity, mask_hash. options: what else was asked
     for, such as draws or lr.
@@ -67,19 +67,20 @@ class Check:
             str(name): [float(own[own["seed"] == seed]["score"].mean()) for seed in range(seeds)]
             for name, own in frame.groupby("control", sort=False)
         }
-        smallest = difference or (DIFFERENCE if accuracy else RELATIVE * float(frame["score"].mean()))
+        smallest = difference or smallest_of_interest(by_seed[TICKET], accuracy=accuracy)
         own = [sign * score for score in by_seed[TICKET]]
         arms = {name: [sign * score for score in scores] for name, scores in by_seed.items() if name != TICKET}
         gains = {name: paired_difference(own, scores) for name, scores in arms.items()}
         words = table(list(gains.values()), difference=smallest, accuracy=accuracy)
         shown = [
-            _row(name, frame[frame["control"] == name], gains[name], p, word)
+            _row(name, frame[frame["control"] == name], by_seed[name], gains[name], p, word)
             for name, (p, word) in zip(gains, words, strict=True)
         ]
-        verdict = judge(gains, counts_chosen=counts_chosen, difference=smallest)
+        verdict = _of_the_sound(judge(gains, counts_chosen=counts_chosen, difference=smallest), frame)
         fresh = sign * frame[frame["control"] == "fresh_counts"]["score"].dropna()
-        reached = f"{int((fresh >= np.nanmean(own)).sum())} of {len(fresh)} fresh masks reach its mean"
-        told = [f"{verdict.because}; {reached}", *_of_the_search({row["control"]: str(row["ticket_is"]) for row in shown})]
+        reached = f"{int((fresh >= mean_interval(own).mean).sum())} of {len(fresh)} fresh masks reach its mean"
+        searched = _of_the_search({row["control"]: str(row["ticket_is"]) for row in shown})
+        told = [verdict.because, reached, *_failures(frame), *searched]
         verdict = replace(verdict, because="; ".join(told))
         whole = {**{name: about.get(name) for name in ABOUT}, "ticket": _plain(mean_interval(by_seed[TICKET]).mean)}
         return cls(frame, pd.DataFrame(shown), verdict, smallest, seeds, epochs, counts_chosen, whole, dict(options))
@@ -125,6 +126,23 @@ def rejudged(told: Mapping[str, Any], frame: pd.DataFrame) -> dict[str, Any]:
     return Check.of(frame, told, options=told.get("options", {}), **asked).as_dict() if len(asked) == 3 else dict(told)
 
 
+def _of_the_sound(verdict: Verdict, frame: pd.DataFrame) -> Verdict:
+    """Nothing is found by a ticket some of whose networks failed: the others are no fair sample of it."""
+    own = frame[frame["control"] == TICKET]
+    if verdict.kind in (RANDOM, SEEDS) or not own["failed"].any():
+        return verdict
+    advice = "some of the ticket's networks turned NaN: check it again with a lower lr="
+    return Verdict(SEEDS, f"{advice}; of the others, {verdict.because}")
+
+
+def _failures(frame: pd.DataFrame) -> Iterator[str]:
+    """How many networks of the ticket and of its controls failed, where any did."""
+    own = frame["control"] == TICKET
+    for what, group in (("the ticket's", frame[own]), ("the controls'", frame[~own])):
+        if failed := int(group["failed"].sum()):
+            yield f"{failed} of {len(group)} of {what} networks turned NaN"
+
+
 def _of_the_search(words: dict[str, str]) -> Iterator[str]:
     """What the controls of the search add to the reason."""
     meaning = {
@@ -138,8 +156,8 @@ def _of_the_search(words: dict[str, str]) -> Iterator[str]:
             yield f"{word} {'from' if word not in (BETTER, WORSE) else 'than'} {what}"
 
 
-def _row(name: str, own: pd.DataFrame, gain: Interval, p: float, word: str) -> dict[str, Any]:
-    scores = mean_interval(own["score"])
+def _row(name: str, own: pd.DataFrame, by_seed: list[float], gain: Interval, p: float, word: str) -> dict[str, Any]:
+    scores = mean_interval(by_seed)  # draws of one seed share batches: they are no independent values
     return {
         "control": name,
         "networks": len(own),

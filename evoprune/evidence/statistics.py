@@ -20,6 +20,8 @@ __all__ = ["Interval", "early_to_final", "holm", "mean_interval", "paired_differ
 Floats = npt.NDArray[np.float64]
 ROUNDING = 1e-9
 """Relative spread up to which differences are equal but for rounding."""
+MOST = 10**9
+"""Seeds beyond which it makes no difference how many more are needed."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def seeds_needed(sd: float, difference: float, *, power: float = 0.8, level: flo
     """Pairs after which a paired t test finds `difference` with that power, for differences of standard deviation `sd`.
 
     Two arms of standard deviation .2 that share nothing have differences of .28, so .2 takes 18 and .5 takes 5.
-    None when `sd` is unknown (NaN). Raises `InputError` unless difference > 0 and 0 < power, level < 1.
+    None when `sd` is unknown (NaN), and where more than 10^9 would be needed. Raises `InputError` unless difference > 0 and
+    0 < power, level < 1.
     """
     if not difference > 0 or not 0 < power < 1 or not 0 < level < 1:
         raise InputError(f"difference={difference!r}, power={power!r} are not usable: give a size > 0 and a share such as 0.8")
@@ -132,6 +135,8 @@ def seeds_needed(sd: float, difference: float, *, power: float = 0.8, level: flo
     low, high = 1, 2  # low is too few, high is enough at the end
     while _power(sd, difference, high, level) < power:
         low, high = high, 2 * high
+        if low > MOST:
+            return None
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if _power(sd, difference, middle, level) >= power else (middle, high)

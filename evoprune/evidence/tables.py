@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from evoprune.errors import InputError
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
-from evoprune.evidence.verdict import DIFFERENCE, RELATIVE, table
+from evoprune.evidence.verdict import smallest_of_interest, table
 from evoprune.methods.registry import METHODS
 from evoprune.training.ledger import Ledger
 
@@ -81,10 +81,7 @@ def reference_of(runs: pd.DataFrame) -> str:
 
 def smallest_difference(runs: pd.DataFrame) -> float:
     """The smallest difference of interest: 0.2 points of an accuracy, 2% of a loss."""
-    if str(runs["metric"].iloc[0]) == "accuracy":
-        return DIFFERENCE
-    size = RELATIVE * abs(float(runs[score_column(runs)].astype(float).mean()))
-    return size if size > 0 else DIFFERENCE  # NaN too
+    return smallest_of_interest(runs[score_column(runs)].astype(float), accuracy=str(runs["metric"].iloc[0]) == "accuracy")
 
 
 def _judged(
@@ -172,18 +169,23 @@ def plus_minus(mean: float, half: float, metric: str, sign: str = "") -> str:
 
 
 def cost_words(summary: pd.DataFrame, tolerance: float = 0.02) -> str:
-    """Whether the pruning methods of each sparsity cost the same, and by how much they do not.
+    """Whether the pruning methods of each sparsity cost the same, and by how much they do not; empty where there is one alone.
+
+    A method whose sparsity is an outcome is compared with those of every sparsity.
 
     tolerance: the largest ratio - 1 that is called the same.
     """
     sparse = summary[[prunes(str(method)) for method in summary["method"]]]
-    worst: tuple[float, str] = (1.0, "")
-    for _, own in sparse.groupby("sparsity", dropna=False):
+    asked = sparse["sparsity"].astype(float)
+    worst: tuple[float, str] = (0.0, "")
+    for sparsity in sorted(asked.dropna().unique()) or [math.nan]:
+        own = sparse[(asked == sparsity) | asked.isna()]
         cost = own.set_index("method")["dense_equivalent_epochs"].astype(float).dropna()
         if len(cost) > 1 and cost.min() > 0 and cost.max() / cost.min() > worst[0]:
-            asked = own["sparsity"].iloc[0]
-            at = "where the sparsity is an outcome" if asked != asked else f"at sparsity {asked:.4g}"
-            worst = (cost.max() / cost.min(), f"{at} {cost.idxmax()} costs {{}} {cost.idxmin()}")
+            at = "" if sparsity != sparsity else f"at sparsity {sparsity:.4g} "
+            worst = (cost.max() / cost.min(), f"{at}{cost.idxmax()} costs {{}} {cost.idxmin()}")
+    if not worst[0]:
+        return ""
     if worst[0] <= 1 + tolerance:
         return f"costs agree within {tolerance:.0%}"
     more = f"{worst[0] - 1:.0%} more than" if worst[0] < 2 else f"{worst[0]:.3g} times as much as"
@@ -245,9 +247,10 @@ def _sparsities(runs: pd.DataFrame) -> list[float]:
 
 
 def _cell(runs: pd.DataFrame, method: str, sparsity: float) -> pd.DataFrame:
+    """The runs of a method at a sparsity; what prunes nothing stands at every asked one, and beside outcomes where none is."""
     own = runs[runs["method"] == method]
     if not prunes(method):
-        return own if not math.isnan(sparsity) else own[:0]
+        return own if not math.isnan(sparsity) or all(map(math.isnan, _sparsities(runs))) else own[:0]
     asked = own["sparsity"].astype(float)
     return own[asked.isna() if math.isnan(sparsity) else asked == sparsity]
 

@@ -7,8 +7,9 @@ false alarms in 17% of comparisons of 5 seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from evoprune.evidence.statistics import ROUNDING, Interval, holm, seeds_needed
 
@@ -28,6 +29,7 @@ __all__ = [
     "judge",
     "need",
     "said",
+    "smallest_of_interest",
     "table",
     "wording",
 ]
@@ -43,6 +45,16 @@ POWER = 0.8
 BETTER, WORSE, NOTHING = "better", "worse", "no difference shown"
 WEIGHTS, WIRING = "tied to the weights", "tied to the wiring"
 LAYERS, RANDOM, SEEDS = "layer counts only", "no better than random", "not enough seeds"
+
+
+def smallest_of_interest(scores: Iterable[float], *, accuracy: bool) -> float:
+    """The smallest difference of interest: 0.2 points of an accuracy, 2% of the size of a loss.
+
+    Of a loss the median of `scores` counts, which networks that diverged do not move. NaN are left out.
+    """
+    sizes = [abs(float(score)) for score in scores if not math.isnan(score)]
+    size = RELATIVE * median(sizes) if sizes and not accuracy else 0.0
+    return size if 0 < size < math.inf else DIFFERENCE
 
 
 def said(interval: Interval, p: float | None = None) -> str:
@@ -139,7 +151,8 @@ def judge(gains: Mapping[str, Interval], *, counts_chosen: bool, difference: flo
         return _what_was_found(word)
     if not _excludes(own, difference):
         wanted = _more(own, difference, alpha)
-        return Verdict(SEEDS, f"the gain over fresh masks with its layer counts is {_shown(own)}: too wide to tell", wanted)
+        lacks = "too few seeds" if _equal(own, difference) else "too wide"
+        return Verdict(SEEDS, f"the gain over fresh masks with its layer counts is {_shown(own)}: {lacks} to tell", wanted)
     same = f"it is no better than fresh masks with its layer counts (gain {_shown(own)})"
     if not counts_chosen:
         return Verdict(RANDOM, f"{same}, and these are the counts of any random mask")
@@ -168,11 +181,24 @@ def _what_was_found(word: Mapping[str, str]) -> Verdict:
 
 
 def _excludes(gain: Interval, difference: float) -> bool:
-    """Whether the interval rules out a gain of `difference`; one value rules out nothing."""
+    """Whether the interval rules out a gain of `difference`; one value rules out nothing.
+
+    Equal gains have an interval without a width, and no spread is no certainty: the sign test decides, to which two seeds say
+    little.
+    """
+    if _equal(gain, difference):
+        return gain.mean < difference and 2.0 ** (1 - gain.n) < ALPHA
     return not math.isnan(gain.high) and gain.high < difference
 
 
+def _equal(gain: Interval, difference: float) -> bool:
+    """Whether the gains of all seeds are the same, but for rounding."""
+    return gain.n > 1 and gain.sd <= ROUNDING * max(abs(gain.mean), difference)
+
+
 def _shown(gain: Interval) -> str:
+    if not gain.n:
+        return "unknown, no seed has both"
     if gain.n < 2:
         return f"{gain.mean:+.4f} in {gain.n} seed{'s' if gain.n != 1 else ''}"
     return f"{gain.mean:+.4f}, {gain.level:.0%} interval {gain.low:+.4f} to {gain.high:+.4f}, {gain.n} seeds"

@@ -178,7 +178,7 @@ def test_losses_count_downwards() -> None:
     means = found.frame.groupby("control")["score"].mean()
     gain = found.table.set_index("control")["gain"]["shuffle_all"]
     assert gain == pytest.approx(means["shuffle_all"] - means["ticket"])
-    assert found.difference == pytest.approx(0.02 * found.frame["score"].mean())
+    assert found.difference == pytest.approx(0.02 * means["ticket"])
 
 
 def test_a_check_without_a_trained_network_is_an_error() -> None:
@@ -321,12 +321,56 @@ def test_a_ticket_of_dropped_weights_is_trained_again_as_it_was() -> None:
     assert score == pytest.approx(alone.trace.last("val_accuracy")[0], abs=0.003)
 
 
-def test_of_a_loss_those_below_reach_it() -> None:
-    scores = {"ticket": (1.0, 1.0), "fresh_counts": (0.9, 1.2), "fresh_random": (1.5, 1.6)}
+def judged(scores: dict[str, tuple[float, ...]], metric: str = "mse", draws: int = 1) -> Check:
+    """Of made-up scores, by control, seed by seed and draw by draw; NaN failed."""
     rows = [
-        {"control": name, "seed": seed, "draw": 0, "score": score, "metric": "mse", "survivors": 9, "failed": False}
+        {"control": name, "seed": place // draws, "draw": place % draws, "score": score, "metric": metric, "survivors": 9}
         for name, own in scores.items()
-        for seed, score in enumerate(own)
+        for place, score in enumerate(own)
     ]
-    found = Check.of(pd.DataFrame(rows), {}, counts_chosen=True, difference=None, epochs=1, options={})
+    frame = pd.DataFrame(rows)
+    return Check.of(frame.assign(failed=frame["score"].isna()), {}, counts_chosen=True, difference=None, epochs=1, options={})
+
+
+def test_of_a_loss_those_below_reach_it() -> None:
+    found = judged({"ticket": (1.0, 1.0), "fresh_counts": (0.9, 1.2), "fresh_random": (1.5, 1.6)})
     assert "1 of 2 fresh masks reach its mean" in found.verdict.because
+
+
+def test_a_control_that_diverges_does_not_say_what_matters() -> None:
+    ticket, fresh = (1.0, 1.01, 1.02, 1.0, 0.99), (1.05, 1.0, 1.07, 1.04, 1.02)
+    calm = judged({"ticket": ticket, "fresh_counts": fresh, "fresh_random": fresh})
+    wild = judged({"ticket": ticket, "fresh_counts": fresh, "fresh_random": fresh, "invert": (1e4, 2e4, 1e17, 5e3, 1e4)})
+    assert calm.difference == wild.difference == pytest.approx(0.02)
+    assert calm.verdict.kind == wild.verdict.kind == SEEDS
+    assert str(wild.table.set_index("control")["ticket_is"]["invert"]).startswith(
+        "no difference shown (5 seeds; need several for"
+    )
+
+
+def test_a_loss_below_zero_is_judged() -> None:
+    found = judged({"ticket": (-2.0, -2.0, -2.1), "fresh_counts": (-1.0, -1.01, -1.1), "fresh_random": (-1.0, -1.02, -1.1)})
+    assert found.difference == pytest.approx(0.04)
+    assert found.verdict.kind == WIRING
+
+
+def test_a_ticket_that_fails_in_some_seeds_has_found_nothing() -> None:
+    ticket, fresh = (math.nan, math.nan, 0.9, 0.91, 0.92), (0.8, 0.81, 0.82, 0.81, 0.83)
+    found = judged({"ticket": ticket, "fresh_counts": fresh, "fresh_random": (math.nan, *fresh[1:])}, "accuracy")
+    assert str(found.verdict) == "not enough seeds (need more)"
+    assert found.verdict.because.startswith(
+        "some of the ticket's networks turned NaN: check it again with a lower lr=; of the others, it"
+    )
+    assert "2 of 5 of the ticket's networks turned NaN; 1 of 10 of the controls' networks turned NaN" in found.verdict.because
+    never = judged({"ticket": (math.nan, math.nan), "fresh_counts": (0.8, 0.81), "fresh_random": (0.8, 0.82)}, "accuracy")
+    assert "is unknown, no seed has both" in never.verdict.because
+    sound = judged({"ticket": (0.9, 0.912, 0.92), "fresh_counts": fresh[:3], "fresh_random": fresh[:3]}, "accuracy")
+    assert sound.verdict.kind == WIRING
+    assert "NaN" not in sound.verdict.because
+
+
+def test_draws_of_one_seed_are_one_value() -> None:
+    fresh = (0.80, 0.82, 0.90, 0.92)  # two seeds that differ more than their draws
+    found = judged({"ticket": (0.9, 0.8, 0.9, 0.8), "fresh_counts": fresh, "fresh_random": fresh}, "accuracy", draws=2)
+    row = found.table.set_index("control").loc["fresh_counts"]
+    assert (row["low"], row["high"]) == pytest.approx((0.86 - 12.7062 * 0.05, 0.86 + 12.7062 * 0.05), abs=1e-5)

@@ -148,6 +148,20 @@ def test_cost_shows_every_run_and_names_every_method(ax: Axes) -> None:
     )
 
 
+def test_a_method_of_open_sparsity_has_one_mean(ax: Axes) -> None:
+    runs = runs_frame({"dissipating": 0.9}, sparsities=(math.nan,))
+    runs["sparsity_obtained"] += 0.01 * runs["seed"]
+    plot_cost(runs, ax)
+    assert sum(len(points.get_offsets()) for points in ax.collections) == len(runs) + 1
+    assert "88%" in texts(ax)
+
+
+def test_a_name_may_hold_what_is_mathematics_elsewhere(ax: Axes) -> None:
+    plot_accuracy(runs_frame({"random": 0.9}, data="cost_in_$_and_$.npz"), ax)
+    ax.figure.canvas.draw()
+    assert ax.get_title(loc="left") == "cost_in_$_and_$.npz, mlp:16"
+
+
 def test_methods_look_the_same_in_every_picture() -> None:
     found = looks(["random", "dense", "kstarts"])
     assert list(found) == ["random", "dense", "kstarts"]

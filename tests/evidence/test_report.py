@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 
 import evoprune as ep
 from evoprune.cli import app
@@ -23,6 +25,7 @@ from evoprune.evidence.check import check
 from evoprune.evidence.report import command, page
 from evoprune.pages import report
 from evoprune.problems.problem import Problem
+from evoprune.runs import run
 from tests.evidence.browser import CHROMIUM, Browser, browser
 from tests.tiny import table
 
@@ -180,6 +183,86 @@ def test_the_command_of_an_equal_cost_comparison_of_several_problems_trains_noth
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")} == results
 
 
+def commands_of(folder: Path) -> list[str]:
+    found = re.search(r"<pre>(.*?)</pre>", report(folder).read_text(), re.DOTALL)
+    assert found
+    return html.unescape(found[1]).splitlines()
+
+
+def test_options_that_do_not_agree_have_a_command_each(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    out = tmp_path / "out"
+    for methods, k in ((("random", "kstarts"), "2"), (("combined",), "3")):
+        asked = ["--model", "mlp:8", "--sparsity", "0.5", "--seeds", "1", "--epochs", "4", "--workers", "1", "--set", f"k={k}"]
+        done = CliRunner().invoke(app, ["compare", *methods, *asked, "--engine", "loop", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+    results = {path: path.stat().st_mtime_ns for path in out.rglob("result.json")}
+    lines = [line for line in commands_of(out) if line.startswith("evoprune compare")]
+    assert [re.findall("k=.", line) for line in lines] in ([["k=2"], ["k=3"]], [["k=3"], ["k=2"]])
+    for line in lines:
+        done = CliRunner().invoke(app, line.split()[1:])
+        assert done.exit_code == 0, done.output
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("result.json")} == results
+
+
+def test_a_comparison_without_epochs_and_of_sparsity_0_has_a_command_that_goes_on(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    compare(["random"], Problem("mlp:4"), sparsities=(0.0, 0.5), seeds=1, out=tmp_path / "out", workers=1, engine="loop")
+    [line] = [line for line in commands_of(tmp_path / "out") if line.startswith("evoprune compare")]
+    assert "--sparsity 0.0,0.5 --seeds 1 --epochs 10" in line
+    done = CliRunner().invoke(app, line.split()[1:])
+    assert done.exit_code == 0, done.output
+
+
+def test_what_no_command_line_says_is_called_so(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    asked: dict[str, Any] = {"sparsity": 0.5, "epochs": 1, "engine": "loop"}
+    problems = {
+        "model build": Problem(build),
+        "data arrays": Problem("mlp:4", table((6,), samples=160)),
+        "standardize=False": Problem("mlp:4", standardize=False),
+        "seed=3": Problem("mlp:4", seed=3),
+    }
+    for number, (told, problem) in enumerate(problems.items()):
+        run("random", problem, out=tmp_path / str(number), **asked)
+        [line, _] = commands_of(tmp_path / str(number))
+        assert line == f"# {tmp_path / str(number)}: from Python ({told}), which no command line says; call it again as then"
+    compare(["random"], Problem("mlp:4"), sparsities=(0.5,), seeds=[2], epochs=1, out=tmp_path / "c", workers=1, engine="loop")
+    assert "from Python (seeds 2)" in commands_of(tmp_path / "c")[0]
+
+
+def test_a_check_stands_with_its_run_whatever_the_data_file_is_called(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.npz", "b.npz")]
+    for path in paths:
+        np.savez(path, **{name: np.asarray(value) for name, value in table((6,), samples=160).items()})
+    problems = [Problem("mlp:8", str(path)) for path in paths]
+    asked: dict[str, Any] = {"sparsities": (0.5,), "seeds": 1, "epochs": 1, "engine": "loop", "workers": 1}
+    compare(["random"], problems, out=tmp_path / "out", **asked)
+    for path in paths:
+        checked = tmp_path / "out" / "runs" / f"mlp:8-on-{path.name}" / "random-0.5-seed0"
+        check(checked, seeds=1, epochs=1, controls=[], draws=1, problem=problems[paths.index(path)]).save(checked)
+        words = read(report(tmp_path / "out"))
+        start = words.rindex("Does random do" if "Does random do" in words else f"How well does random do with mlp:8 on {path}")
+        assert "Is it real?" in words[start:]
+        (checked / "check.json").unlink()
+
+
+def test_a_mean_squared_error_is_no_percentage(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(200, 4)).astype(np.float32)
+    arrays = {"x_train": inputs[:150], "y_train": inputs[:150, :2], "x_test": inputs[150:], "y_test": inputs[150:, :2]}
+    asked: dict[str, Any] = {"sparsities": (0.5,), "seeds": 4, "epochs": 3, "engine": "loop", "workers": 1, "batch_size": 30}
+    compare(["random"], Problem("mlp:8", arrays), out=tmp_path / "out", **asked)
+    text = report(tmp_path / "out").read_text()
+    early = text[text.index("Early against final") :]
+    assert "final validation mse" in early
+    assert not re.search(r"<!-- [\d.]+% -->", early)
+
+
 # ---- what may be missing -------------------------------------------------------------------------------------------
 
 
@@ -261,6 +344,12 @@ def test_damaged_files_are_named_and_left_out(folder: Path) -> None:
     words = read(report(folder))
     assert "left out" in words
     assert "check of runs/kstarts-0.8-seed0 cannot be read" in words
+
+
+@pytest.mark.parametrize("rows", ["", "fresh_counts,0,0,0.5,accuracy,9,False\n"])
+def test_a_check_that_lost_its_rows_is_left_out(folder: Path, rows: str) -> None:
+    (folder / "runs" / "kstarts-0.8-seed0" / "check.csv").write_text(f"control,seed,draw,score,metric,survivors,failed\n{rows}")
+    assert "check of runs/kstarts-0.8-seed0 cannot be read" in read(report(folder))
 
 
 def test_a_check_whose_options_are_none_is_left_out(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from evoprune.errors import InputError
 from evoprune.evidence.plots import plot_accuracy
 from evoprune.evidence.statistics import mean_interval, paired_difference
-from evoprune.evidence.tables import duels, plus_minus, score_column, summarise
+from evoprune.evidence.tables import cost_words, duels, pivot, plus_minus, score_column, summarise
 from tests.evidence.runs_frame import runs_frame
 
 
@@ -83,6 +83,25 @@ def test_an_open_sparsity_stands_last() -> None:
     assert math.isnan(last["sparsity"])
     assert last["sparsity_obtained"] == pytest.approx(0.87)
     assert list(table["sparsity"].isna()) == [False] * (len(table) - 1) + [True]
+
+
+def test_what_prunes_nothing_stands_beside_outcomes_where_no_sparsity_is_asked() -> None:
+    runs = runs_frame({"dissipating": 0.9, "dense": 0.97}, sparsities=(math.nan,))
+    table = summarise(runs, baseline="dense")
+    assert table["method"].tolist() == ["dissipating", "dense"]
+    assert table["difference"][0] == pytest.approx(-0.07 - 0.1 * 0.87)
+    assert pivot(table)["dense"].tolist() == ["96.00 ± 2.48"]
+
+
+def test_costs_are_compared_with_those_of_outcomes_too() -> None:
+    asked, outcome = runs_frame({"random": 0.9}), runs_frame({"dissipating": 0.9}, sparsities=(math.nan,))
+    assert cost_words(summarise(asked)) == "", "one method alone"
+    assert cost_words(summarise(pd.concat([asked, outcome]))) == "costs agree within 2%"
+    dear = outcome.assign(dense_equivalent_epochs=36.0)
+    told = "costs are not equal: at sparsity 0.9 dissipating costs 18 times as much as random"
+    assert cost_words(summarise(pd.concat([asked, dear]))) == told
+    both = pd.concat([dear, outcome.assign(method="other")])
+    assert cost_words(summarise(both)) == "costs are not equal: dissipating costs 18 times as much as other"
 
 
 def test_runs_that_cannot_be_compared_are_refused() -> None:

@@ -183,6 +183,18 @@ def test_too_few_seeds_say_how_many_it_takes() -> None:
     assert str(judge(gains(interval(0.05, n=1), BIG), counts_chosen=True)) == "not enough seeds (need more)"
 
 
+@pytest.mark.parametrize("gain", [0.0, -0.01])
+def test_equal_gains_of_few_seeds_rule_nothing_out(gain: float) -> None:
+    def same(seeds: int) -> Interval:
+        return paired_difference([0.8 + gain] * seeds, [0.8] * seeds)
+
+    few = judge(gains(same(2), same(2)), counts_chosen=True)
+    assert str(few) == "not enough seeds (need more)"
+    assert few.because.endswith("2 seeds: too few seeds to tell")
+    assert judge(gains(same(5), same(5)), counts_chosen=True).kind == SEEDS
+    assert judge(gains(same(6), same(6)), counts_chosen=True).kind == RANDOM
+
+
 def test_seeds_that_are_there_are_not_asked_for() -> None:
     close = interval(0.0012, sd=0.00115, n=8)  # reaches .0022, which is not excluded, and p is .02
     others = {f"control {number}": interval(0.0, sd=0.01, n=8) for number in range(7)}

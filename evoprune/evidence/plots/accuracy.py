@@ -154,5 +154,5 @@ def _titles(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, kind: str, level:
     about = f"mean and {level:.0%} t interval of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"
     if "epochs" in runs and runs["epochs"].nunique() == 1:
         about += f", {int(runs['epochs'].iloc[0])} epochs"
-    ax.set_title(", ".join(named), loc="left", fontsize=12, fontweight="bold", color=INK, pad=22)
+    ax.set_title(", ".join(named), loc="left", fontsize=12, fontweight="bold", color=INK, pad=22, parse_math=False)
     ax.text(0, 1.02, about, transform=ax.transAxes, fontsize=9.5, color="#555555", va="bottom")

@@ -19,7 +19,7 @@ __all__ = ["plot_controls"]
 
 
 def plot_controls(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Scores of a ticket and its controls: a dot a network, and each mean with its 95% t interval.
+    """Scores of a ticket and its controls: a dot a network, and each mean with its 95% t interval over seeds.
 
     frame: as of `Check.frame` or a run's `check.csv`. The band is the ticket's own interval.
     """
@@ -37,7 +37,7 @@ def plot_controls(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         colour = COLOURS[1] if name == "ticket" else COLOURS[0]
         spread = np.linspace(-0.16, 0.16, len(scores)) if len(scores) > 1 else np.zeros(len(scores))
         ax.scatter(scores, row + spread, s=14, color=colour, alpha=0.4, linewidth=0, zorder=2)
-        mean = mean_interval(scores)
+        mean = mean_interval(frame[frame["control"] == name].groupby("seed")["score"].mean())
         half = 0.0 if math.isnan(mean.half) else mean.half
         ax.errorbar(mean.mean, row, xerr=half, fmt="D", color=colour, markeredgecolor="white", capsize=2.5, zorder=3)
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])

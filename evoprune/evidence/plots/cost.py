@@ -27,9 +27,8 @@ def plot_cost(runs: pd.DataFrame, ax: Axes | None = None) -> Axes:
     for name, (colour, marker) in looks(runs["method"].unique()).items():
         own = runs[runs["method"] == name]
         ax.scatter(own["dense_equivalent_epochs"], own[score], color=colour, marker=marker, s=14, alpha=0.45, linewidth=0)
-        means = own.groupby("sparsity_obtained" if own["sparsity"].isna().all() else "sparsity", dropna=True)[
-            ["dense_equivalent_epochs", score]
-        ].mean()
+        asked = own["sparsity"].fillna(own["sparsity_obtained"].where(own["sparsity"].isna()).mean())  # where it is an outcome
+        means = own.groupby(asked)[["dense_equivalent_epochs", score]].mean()
         place, height = means["dense_equivalent_epochs"], means[score]
         ax.scatter(place, height, color=colour, marker=marker, s=60, edgecolor="white", label=str(name), zorder=3)
         for sparsity, x, y in zip(means.index, place, height, strict=True):

@@ -30,7 +30,8 @@ EARLY = 0.2
 
 def figures_of(name: str, runs: pd.DataFrame, material: Material) -> list[dict[str, str]]:
     """Those that the runs have material for: score by sparsity and cost, layers, fitness over the search, early against final."""
-    about, score = f"{name}, {runs['metric'].iloc[0]}", score_column(runs)
+    metric, score = str(runs["metric"].iloc[0]), score_column(runs)
+    about = f"{name}, {metric}"
     sound, results = runs[runs[score].notna()], [material.results[index] for index in runs.index if index < len(material.results)]
     figures = []
     if len(sound):
@@ -49,7 +50,7 @@ def figures_of(name: str, runs: pd.DataFrame, material: Material) -> list[dict[s
     pairs = [(method, *_early_late(history)) for method, history in _histories(material, runs) if len(history) > 1]
     pairs = [pair for pair in pairs if all(math.isfinite(value) for value in pair[1:])]
     if len(pairs) > 2:
-        figures.append(figure("Early against final", _early_words(runs, pairs), lambda ax: _scatter(pairs, ax), about))
+        figures.append(figure("Early against final", _early_words(runs, pairs), lambda ax: _scatter(pairs, metric, ax), about))
     return figures
 
 
@@ -124,14 +125,14 @@ def _early_words(runs: pd.DataFrame, pairs: Sequence[tuple[str, float, float]]) 
     )
 
 
-def _scatter(pairs: Sequence[tuple[str, float, float]], ax: Axes) -> None:
+def _scatter(pairs: Sequence[tuple[str, float, float]], metric: str, ax: Axes) -> None:
     style(ax)
     for method, (colour, marker) in looks(dict.fromkeys(name for name, _, _ in pairs)).items():
         own = np.array([pair[1:] for pair in pairs if pair[0] == method])
         ax.scatter(own[:, 0], own[:, 1], s=26, marker=marker, color=colour, alpha=0.75, label=method)
-    if all(0 <= value <= 1 for pair in pairs for value in pair[1:]):
+    if metric == "accuracy":
         ax.xaxis.set_major_formatter(percent())
         ax.yaxis.set_major_formatter(percent())
-    ax.set_xlabel("early validation score")
-    ax.set_ylabel("final validation score")
+    ax.set_xlabel(f"early validation {metric}")
+    ax.set_ylabel(f"final validation {metric}")
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -71,7 +71,7 @@ def _once(name: str, runs: pd.DataFrame, missing: list[str]) -> pd.DataFrame:
     again = repeats(runs)
     if again.any():
         apart = told_apart(runs)
-        what = f"differ from them in {apart}" if apart else "are the same"
+        what = f"differ from them in {apart}" if apart else "differ from them in nothing that the table holds"
         missing.append(
             f"{name}: {int(again.sum())} of {len(runs)} runs are left out: others of the same method, sparsity and seed come "
             f"first and {what}; make a page of each folder alone."
@@ -126,7 +126,8 @@ def _rows(summary: pd.DataFrame) -> Iterator[dict[str, Any]]:
     previous = None
     for row in summary.to_dict("records"):
         metric = str(row["metric"])
-        asked = f"outcome, {row['sparsity_obtained']:.2%}" if row["sparsity"] != row["sparsity"] else f"{row['sparsity']:.4g}"
+        outcome = f"outcome, {row['sparsity_obtained']:.2%}" if prunes(str(row["method"])) else "0"
+        asked = outcome if row["sparsity"] != row["sparsity"] else f"{row['sparsity']:.4g}"
         missing = row["difference"] != row["difference"]
         half = (row["difference_high"] - row["difference_low"]) / 2
         yield {
@@ -154,7 +155,7 @@ def _note(runs: pd.DataFrame, summary: pd.DataFrame) -> str:
     return (
         f"Seeds {seeds}. Mean ± half of the 95% t interval{unit}; differences are paired by seed on the {split} split; the words "
         f"come from paired t tests with {tests}. "
-        f"Cost: epochs of the dense network, losers included; {cost_words(summary)}."
+        f"Cost: {'; '.join(filter(None, ('epochs of the dense network, losers included', cost_words(summary))))}."
     )
 
 
