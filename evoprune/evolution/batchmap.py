@@ -22,7 +22,7 @@ from evoprune.evolution.trainer import Trainer
 from evoprune.masks.mask import Mask
 from evoprune.training.ledger import Ledger
 
-__all__ = ["BatchMap", "Evaluator", "core"]
+__all__ = ["BatchMap", "Evaluator", "core", "wraps"]
 
 log = logging.getLogger("evoprune")
 
@@ -43,12 +43,19 @@ class Evaluator:
         call = Gathering.current()
         return call.ask(individual) if call is not None else self.map.batch([individual])[0]
 
-    def __reduce__(self) -> tuple[Callable[..., Evaluator], tuple[Trainer]]:
-        return _bare, (self.map.trainer,)  # in another process: without journal and executor
+    def __reduce__(self) -> tuple[Callable[..., Evaluator], tuple[Trainer, str | None]]:
+        return _bare, (self.map.trainer, self.map.inherit)  # in another process: without journal and executor
 
 
-def _bare(trainer: Trainer) -> Evaluator:
-    return BatchMap(trainer).evaluator
+def _bare(trainer: Trainer, inherit: str | None = None) -> Evaluator:
+    return BatchMap(trainer, inherit=inherit).evaluator
+
+
+class _Itself:
+    """Left on an individual that was evaluated; a clone goes without, which tells a child from who is evaluated again."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None
 
 
 class BatchMap:
@@ -95,7 +102,7 @@ class BatchMap:
             for individual in individuals:
                 _check_direction(individual, self.trainer)
             return self.batch(individuals)
-        if len(iterables) == 1 and _wraps(function, self.evaluator):
+        if len(iterables) == 1 and wraps(function, self.evaluator):
             return Gathering(self.batch).run(function, list(iterables[0]))
         if not self._told and getattr(function, "__name__", "") not in ("clone", "deepcopy"):
             log.warning(
@@ -121,8 +128,11 @@ class BatchMap:
         ]
         if self.trainer.whole:
             keys = _as_cohort(keys)
+        asked: dict[Key, tuple[Any, Mask]] = {}
+        for key, individual, mask in zip(keys, individuals, masks, strict=True):
+            asked.setdefault(key, (individual, mask))
         with seeds.isolated():
-            self._train(dict(zip(keys, zip(individuals, masks, strict=True), strict=True)))
+            self._train(asked)
         results = []
         for individual, key in zip(individuals, keys, strict=True):
             record = self._records[key.id]
@@ -132,12 +142,41 @@ class BatchMap:
         self._holding.clear()
         return results
 
+    def competed(self, individuals: Sequence[Any]) -> bool:
+        """Whether the last evaluations of all individuals belong to one cohort, so that their values compare."""
+        records = [self._records.get(str(getattr(individual, "evaluation", None))) for individual in individuals]
+        return len({record and record.key.cohort for record in records}) <= 1 and None not in records
+
     def _parent(self, individual: Any, repetition: int) -> str | None:
-        """The evaluation whose trained weights an individual starts from."""
-        if self.inherit is None:
+        """The evaluation whose trained weights an individual starts from: that of the individual it was cloned from.
+
+        One that is evaluated again starts where it started. What the map has not trained itself, or has forgotten, it takes
+        from the individual: from a pickle, or from another toolbox.
+        """
+        last = getattr(individual, "evaluation", None)
+        if self.inherit is None or last is None:
             return None
-        found = getattr(individual, "inherited" if repetition else "evaluation", None)
-        return None if found is None or found not in self._records or self._records[found].failed else found
+        itself = individual.fitness.valid or getattr(individual, "itself", None) is not None
+        again = bool(repetition) or (itself and self._mask_of(last, individual) == individual.mask.hash)
+        found, held = (
+            getattr(individual, name, None) for name in (("inherited", "start") if again else ("evaluation", "trained"))
+        )
+        if found is None or (found in self._records and self._records[found].failed):
+            return None
+        if held is not None and found not in self.store:
+            self.store.put(found, held)
+        if found not in self._records and found not in self.store:
+            if not again:
+                log.warning("map: nobody holds the weights that a child would inherit: it starts from the initial ones")
+            return None
+        return str(found)
+
+    def _mask_of(self, evaluation: str, individual: Any) -> str | None:
+        """Hash of the mask of an evaluation: the individual's last one."""
+        if evaluation in self._records:
+            return self._records[evaluation].key.mask
+        trained: Trained | None = getattr(individual, "trained", None)
+        return None if trained is None else trained.mask.hash
 
     def _train(self, asked: dict[Key, tuple[Any, Mask]]) -> None:
         """Train what neither memory nor journal knows."""
@@ -218,6 +257,7 @@ class BatchMap:
             if record.key.repetition:
                 return
             individual.evaluation, individual.inherited = record.key.id, record.key.inherits
+            individual.itself = _Itself()
             if record.key.inherits is not None and self.store.folder is None:
                 individual.start = self.store.get(record.key.inherits)  # kept for its repetitions
             if self.trainer.keep or self.trainer.guided:
@@ -276,7 +316,7 @@ def core(function: Any) -> Any:
     return function
 
 
-def _wraps(function: Any, evaluator: Evaluator) -> bool:
+def wraps(function: Any, evaluator: Evaluator) -> bool:
     """Whether `function` is a decoration of the evaluator (by way of `functools.wraps`, as DEAP's are)."""
     while function is not None and function is not evaluator:
         function = function.func if isinstance(function, functools.partial) else getattr(function, "__wrapped__", None)

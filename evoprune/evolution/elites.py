@@ -9,9 +9,18 @@ import numpy as np
 
 from evoprune.evolution.batchmap import BatchMap
 
-__all__ = ["Elites"]
+__all__ = ["Elites", "similar"]
 
 Scores = tuple[tuple[float, ...], ...]
+
+
+def similar(one: Any, other: Any) -> bool:
+    """Whether a hall of fame needs only one of two individuals: they come from the same evaluation.
+
+    With inherited weights equal masks start from several networks, and a later one may be the better.
+    """
+    found = getattr(one, "evaluation", None)
+    return bool(one == other) if found is None else bool(found == getattr(other, "evaluation", None))
 
 
 class Elites:
@@ -25,6 +34,13 @@ class Elites:
         self._scores: dict[str, Scores] = {}
         self._new: set[str] = set()
         self._failed: set[str] = set()
+
+    def meet(self, individuals: Sequence[Any]) -> None:
+        """Note what is known of individuals that the map evaluated before this search began."""
+        for individual in individuals if self.map is not None else ():
+            if getattr(individual, "evaluation", None) is not None:
+                known: Scores = getattr(individual, "scores", None) or (tuple(individual.fitness.values),)
+                self._scores.setdefault(individual.evaluation, known)
 
     def welcome(self, individuals: Sequence[Any]) -> None:
         """Note the first value of those just evaluated; a twin of one evaluated before takes over what is known of it."""

@@ -36,8 +36,9 @@ class _Call(threading.Thread):
         self.asked = individual
         self.turn.release()
         self.resume.acquire()
-        if self.error is not None:
-            raise self.error
+        error, self.error = self.error, None  # the function may handle it
+        if error is not None:
+            raise error
         return self.answer
 
 

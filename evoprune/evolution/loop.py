@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from deap import algorithms, base, tools
 
 from evoprune.errors import InputError
-from evoprune.evolution.batchmap import BatchMap, core
-from evoprune.evolution.elites import Elites
+from evoprune.evolution.batchmap import BatchMap, core, wraps
+from evoprune.evolution.elites import Elites, similar
 from evoprune.evolution.genealogy import Genealogy, diversity, row_of
 from evoprune.training.ledger import Ledger
 
@@ -83,17 +83,18 @@ def generations(
 
     repetitions: how often at most an individual is evaluated. Those that stay, and those in the hall of fame, are evaluated
     once more each generation with another training seed; their fitness is the mean, `individual.scores` holds the values.
-    So no elite keeps a lucky score. 1 leaves that out; it is also left out under a replaced `evaluate` or `map`, and where the
-    fitness is a tournament (`rungs=`): there everybody competes anew, and the hall of fame is of the generation.
+    So no elite keeps a lucky score, nor one that was evaluated before. 1 leaves that out; it is also left out under a replaced
+    `evaluate` or `map`, and where the fitness is a tournament (`rungs=`): there everybody competes anew, and the hall of fame is
+    of the generation.
 
     The same script with a journal goes on where it was killed, as with DEAP's own loops.
     """
     _check(cxpb, mutpb, ngen, mu, lambda_, comma, repetitions)
     parents = list(population)
-    hall = tools.HallOfFame(1) if halloffame is None else halloffame
+    hall = tools.HallOfFame(1, similar=similar) if halloffame is None else halloffame
     objectives = toolbox.map.trainer.names if isinstance(toolbox.map, BatchMap) else None
     own = isinstance(toolbox.map, BatchMap) and core(toolbox.evaluate) is toolbox.map.evaluator
-    whole = own and toolbox.map.trainer.whole
+    whole = isinstance(toolbox.map, BatchMap) and toolbox.map.trainer.whole and wraps(toolbox.evaluate, toolbox.map.evaluator)
     if whole and lambda_ is not None and not comma:
         raise InputError("the fitness of a tournament compares within one generation only: set comma=True, or drop lambda_=")
     elites = Elites(toolbox.map if own and not whole else None, repetitions)
@@ -113,6 +114,8 @@ def generations(
                 del individual.fitness.values
             hall.clear()
         fresh = [individual for individual in offspring if not individual.fitness.valid]
+        known = [] if generation else [individual for individual in offspring if individual.fitness.valid]
+        elites.meet(known)
         for individual, values in zip(fresh, toolbox.map(toolbox.evaluate, fresh), strict=True):
             individual.fitness.values = values
         elites.welcome(fresh)
@@ -126,7 +129,7 @@ def generations(
         hall.update(_sound(offspring))
         names = objectives or [f"objective_{place}" for place in range(len(parents[0].fitness.weights))]
         genealogy = genealogy or Genealogy(names)
-        genealogy.add(generation, fresh, parents)
+        genealogy.add(generation, [*known, *fresh], parents)
         evaluated += len(fresh) + again
         record = stats.compile(parents) if stats else {}
         logbook.record(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from evoprune import seeds
 from evoprune.criteria import CRITERIA
-from evoprune.errors import InputError
+from evoprune.errors import InputError, TrainingFailed
 from evoprune.evolution.assess import initial_population
 from evoprune.masks.allocation import Allocation
 from evoprune.problems.problem import Problem
@@ -38,7 +38,8 @@ class Pilot:
     of that loss: what there is to win. The initial weights are the problem's throughout.
     frame: seed, individual, epoch, the criteria, val_loss. correlations: per epoch and criterion the mean Spearman rank
     correlation (both signed so that larger is fitter) with the final validation loss of the `same` run, and with its mean over
-    the `other` seeds; only the latter is free of common noise.
+    the `other` seeds; only the latter is free of common noise. lost: individuals that turned NaN under any seed, left out of all
+    but the frame.
     """
 
     icc: float
@@ -47,6 +48,7 @@ class Pilot:
     frame: pd.DataFrame
     correlations: pd.DataFrame
     ledger: Ledger
+    lost: tuple[int, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -56,6 +58,8 @@ class Pilot:
         best = sooner.sort_values("other", ascending=False, kind="stable").iloc[0]
         share = f"{max(self.icc, 0):.0%} of the variance of the final validation loss is due to the mask (p = {self.p:.2g})"
         said = f"{share}, masks differ by {self.spread:.1%} of it"
+        if self.lost:
+            said += f" ({len(self.lost)} that turned NaN are left out)"
         sign = f"{best['criterion']} at epoch {best['epoch']} (rank correlation {best['other']:.2f})"
         early = f"the best sign in the first half of training is {sign}"
         if not self.p < 0.05:
@@ -80,12 +84,17 @@ def pilot(
     seed: int = 0,
     **training: Any,
 ) -> Pilot:
-    """Train k random masks to the end under `runs` seeds of the batches, and see whether the same masks win each time."""
+    """Train k random masks to the end under `runs` seeds of the batches, and see whether the same masks win each time.
+
+    Raises `TrainingFailed` when fewer than three masks are left that did not turn NaN.
+    """
     import pandas as pd
 
     for name, value, least in (("k", k, 3), ("runs", runs, 2), ("epochs", epochs, 2)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(f"{name}={value!r} is not usable for a pilot: give a whole number >= {least}")
+    if training.get("own_weights"):
+        raise InputError("own_weights gives every mask weights of its own, which a pilot could not tell from the mask: drop it")
     rules = [CRITERIA[name] for name in criteria]
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
     rows: list[dict[str, Any]] = []
@@ -103,11 +112,21 @@ def pilot(
             ]
         ledger += generation.ledger
     frame = pd.DataFrame(rows)
-    final = frame[frame["epoch"] == epochs].pivot(index="individual", columns="seed", values="val_loss").to_numpy()
+    lost = sorted({int(row["individual"]) for row in rows if not np.isfinite(row["val_loss"])})
+    if k - len(lost) < 3:
+        raise TrainingFailed(f"{len(lost)} of {k} masks turned NaN, and fewer than 3 are left to choose from: lower lr=")
+    sound = frame[~frame["individual"].isin(lost)]
+    final = sound[sound["epoch"] == epochs].pivot(index="individual", columns="seed", values="val_loss").to_numpy()
     icc, p = intraclass(final)
     between = max(0.0, icc) * final.var(ddof=1)
     return Pilot(
-        icc, p, float(np.sqrt(between) / final.mean()), frame, _correlations(frame, final, [rule.name for rule in rules]), ledger
+        icc,
+        p,
+        float(np.sqrt(between) / final.mean()),
+        frame,
+        _correlations(sound, final, [rule.name for rule in rules]),
+        ledger,
+        tuple(lost),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from deap import tools
 
 from evoprune.evolution.operators import mutResize, mutSwap
@@ -26,9 +28,24 @@ def select_several(objectives: int) -> Callable[..., list[Any]]:
     points = tools.uniform_reference_points(objectives, DIVISIONS.get(objectives, 3))
 
     def selNSGA3(individuals: Sequence[Any], k: int) -> list[Any]:
-        return tools.selNSGA3(individuals, k, ref_points=points)  # type: ignore[no-any-return]
+        sound = [one for one in individuals if np.isfinite(one.fitness.wvalues).all()]
+        failed = [one for one in individuals if not np.isfinite(one.fitness.wvalues).all()]  # have no place among the others
+        with _numpy_seeded(random.getrandbits(32)):
+            chosen = tools.selNSGA3(sound, k, ref_points=points) if len(sound) > k else sound
+        return [*chosen, *failed[: k - len(chosen)]]
 
     return selNSGA3
+
+
+@contextmanager
+def _numpy_seeded(seed: int) -> Iterator[None]:
+    """numpy's global generator, with which DEAP shuffles niches: one seed of `random` rules all of a DEAP script."""
+    before = np.random.get_state()  # noqa: NPY002 (what DEAP uses)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
 
 
 def mutate_with_size(individual: Any, *, low: int, high: int, rng: random.Random | None = None) -> tuple[Any]:

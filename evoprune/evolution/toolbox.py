@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from deap import base, tools
@@ -62,7 +62,8 @@ def make_toolbox(
     criteria, "survivors", "macs". `mutate` is then `mutResize` or `mutSwap` with equal chances where sizes may vary, and
     `select` is selNSGA2 for two or three, selNSGA3 above; else `mutSwap` and selTournament of 3.
     rungs, eta: the generation competes in a tournament of `epochs` (see `tournament`; criterion may be one a rung), and the
-    fitness is (rung reached, score), comparable within a generation only: for `eaSimple` and `eaMuCommaLambda`.
+    fitness is (rung reached, score), comparable within a generation only; `select` lets those compete anew, all together, that
+    come from several. DEAP's loops do not do so for a hall of fame: use that of `generations`, which is of one generation.
     inherit: None trains every mask from the initial weights, "weights" from the trained survivors of the individual it was
     cloned from. guided: whether evaluations tell what `mutGuided` reads; None where that is the `mutate`.
     seed: a private stream for the operators, and the training's; None draws from the global `random` and trains with seed 0.
@@ -118,7 +119,21 @@ def make_toolbox(
         retries=retries,
     )
     toolbox.register("evaluate", toolbox.map.evaluator)
+    if trainer.whole:
+        toolbox.register("select", _select_competitors(toolbox, toolbox.map), tournsize=3)
     return toolbox
+
+
+def _select_competitors(toolbox: base.Toolbox, batch_map: BatchMap) -> Callable[..., list[Any]]:
+    """selTournament among individuals that competed with each other: those of several tournaments compete anew first."""
+
+    def selTournament(individuals: Sequence[Any], k: int, tournsize: int) -> list[Any]:
+        if not batch_map.competed(individuals):
+            for individual, values in zip(individuals, batch_map(toolbox.evaluate, individuals), strict=True):
+                individual.fitness.values = values
+        return tools.selTournament(individuals, k, tournsize)  # type: ignore[no-any-return]
+
+    return selTournament
 
 
 def _operator(name: str, kind: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from deap import base, tools
 
 from evoprune.errors import InputError, TrainingFailed
+from evoprune.evolution.elites import similar
 from evoprune.evolution.loop import State, generations
 from evoprune.evolution.operators import mutGuided
 from evoprune.evolution.several import front
@@ -142,7 +143,7 @@ def evolve(
             toolbox, problem, plan["mu"], first, sparsity=sparsity, allocation=allocation, seed=seed
         )
         shares = dict(Counter(individual.lineage["operator"] for individual in population))
-        hall = tools.HallOfFame(1) if objectives is None else tools.ParetoFront(lambda a, b: a.mask == b.mask)
+        hall = tools.HallOfFame(1, similar=similar) if objectives is None else tools.ParetoFront(lambda a, b: a.mask == b.mask)
         states = generations(
             population, toolbox, plan["cxpb"], plan["mutpb"], plan["ngen"], mu=plan["mu"], lambda_=plan["lambda_"],
             comma=plan["comma"], halloffame=hall, repetitions=repetitions,

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 import evoprune as ep
+from evoprune import seeds
 from evoprune.errors import InputError, TrainingFailed
 from evoprune.evolution.assess import assess, initial_population
 from evoprune.evolution.pilot import intraclass, pilot
 from evoprune.evolution.tournament import default_rungs, tournament
+from evoprune.training.population import Population
 from tests.tiny import mlp
 
 OPTIONS: dict[str, Any] = {"batch_size": 24, "engine": "dense"}
@@ -196,6 +199,25 @@ def test_pilot_says_when_the_choice_is_noise() -> None:
     assert replace(found, p=0.001, icc=0.9, spread=0.4).verdict.startswith("the masks differ")
     with pytest.raises(InputError, match="runs=1"):
         pilot(mlp(), runs=1)
+
+
+def test_a_pilot_leaves_out_masks_that_turn_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Population.train
+
+    def train(self: Population, epochs: int, **options: Any) -> Population:
+        if self.seed == seeds.derive(0, "pilot", 1) and not self.epoch:
+            self.parameters.leaves()[self.problem.space.names[0]].data[: self.masks[0].counts[0]] = torch.nan
+        return first(self, epochs, **options)
+
+    monkeypatch.setattr(Population, "train", train)
+    found = pilot(mlp(), sparsity=0.8, k=5, runs=2, epochs=2, **OPTIONS)
+    assert found.lost == (0,)
+    assert "(1 that turned NaN are left out)" in found.verdict
+    assert np.isfinite([found.icc, found.p, found.spread, *found.correlations["other"]]).all()
+    with pytest.raises(TrainingFailed, match="1 of 3 masks turned NaN, and fewer than 3 are left"):
+        pilot(mlp(), sparsity=0.8, k=3, runs=2, epochs=2, **OPTIONS)
+    with pytest.raises(InputError, match="own_weights"):
+        pilot(mlp(), sparsity=0.8, own_weights=True)
 
 
 def test_a_pilot_is_what_it_says() -> None:
