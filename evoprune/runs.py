@@ -38,7 +38,7 @@ from evoprune.training.ticket import Ticket
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Arguments", "RunFolder", "default_sparsity", "load_runs", "logging_to", "open_test", "run"]
+__all__ = ["Arguments", "RunFolder", "as_json", "default_sparsity", "load_runs", "logging_to", "open_test", "run"]
 
 FORMAT = 1
 SPARSITY = 0.95
@@ -111,7 +111,7 @@ class Arguments:
     @classmethod
     def of(cls, method: Method, problem: Problem, options: Mapping[str, Any]) -> Arguments:
         """Check the options and fill in the defaults; numpy's numbers are taken as Python's. Raises `InputError`."""
-        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+        options = {name: _native(value, _annotation(method, name)) for name, value in options.items()}
         method.check(options)
         defaults = {name: p.default for name, p in method.__signature__.parameters.items() if p.default is not p.empty}
         defaults = {**Training().as_dict(), **defaults}
@@ -122,9 +122,9 @@ class Arguments:
         passed = {name: value for name, value in options.items() if name != "sparsity"}
         if every["sparsity"] is not None:
             passed["sparsity"] = every["sparsity"] if given is None else given
-        plain = json.loads(json.dumps({name: every[name] for name in every if name not in ASIDE}, default=repr))
+        plain, usual = as_json({name: every[name] for name in every if name not in ASIDE}), as_json(defaults)
         common = ("sparsity", "epochs", "seed")
-        chosen = {name: value for name, value in plain.items() if name in common or every[name] != defaults[name]}
+        chosen = {name: value for name, value in plain.items() if name in common or value != usual[name]}
         return cls(method.name, plain, chosen, passed, problem.describe())
 
     @property
@@ -141,6 +141,25 @@ class Arguments:
     def as_dict(self) -> dict[str, Any]:
         """For `result.json`."""
         return {"format": FORMAT, "hash": self.hash, "options": self.options, "problem": self.problem, "versions": versions()}
+
+
+def as_json(value: Any) -> Any:
+    """What JSON gives back of a value: a tuple as a list, what it does not know as text."""
+    return json.loads(json.dumps(value, default=repr))
+
+
+def _native(value: Any, annotation: str) -> Any:
+    """numpy's numbers and arrays as Python's, and a whole number as a float where one is meant: 1 is spelt 1.0 then."""
+    native = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    return float(native) if type(native) is int and annotation in ("float", "float | None") else native
+
+
+def _annotation(method: Method, name: str) -> str:
+    """As written in the signature, or in `Training`."""
+    parameter = method.__signature__.parameters.get(name)
+    if parameter is not None:
+        return parameter.annotation if isinstance(parameter.annotation, str) else getattr(parameter.annotation, "__name__", "")
+    return str(Training.__annotations__.get(name, ""))
 
 
 def _check_values(problem: Problem, options: Mapping[str, Any]) -> None:
@@ -166,12 +185,13 @@ def _bounds(sparsity: float | list[float] | None) -> list[float]:
     return sparsity if isinstance(sparsity, list) else [] if sparsity is None else [sparsity]
 
 
-def default_sparsity(method: Method, options: Mapping[str, Any]) -> float | None:
+def default_sparsity(method: Method, options: Mapping[str, Any]) -> float | list[float] | None:
     """What is asked where nobody asks: 0 of a method that prunes nothing, None where the options make it an outcome."""
     if not method.sparse:
         return 0.0
     outcome = options.get("rule") in RULES and not RULES[options["rule"]].counts
-    return None if outcome else float(options.get("sparsity") or SPARSITY)
+    given = options.get("sparsity")
+    return None if outcome else SPARSITY if given is None else _plain(given)
 
 
 # ---- the folder --------------------------------------------------------------------------------------------------

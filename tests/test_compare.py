@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -260,6 +261,19 @@ def test_a_narrow_terminal_loses_no_word_and_no_number(finished: Comparison, mon
 
 
 # ---- other methods in the same folder ------------------------------------------------------------------------------
+
+
+def test_a_data_file_may_lie_elsewhere_when_it_goes_on(tmp_path: Path) -> None:
+    from tests.tiny import table
+
+    (tmp_path / "here").mkdir()
+    np.savez(tmp_path / "here" / "mine.npz", **{name: np.asarray(value) for name, value in table((6,), samples=160).items()})
+    asked: dict[str, Any] = {"sparsities": (0.5,), "epochs": 1, "engine": "loop", "workers": 1, "out": tmp_path / "out"}
+    compare(["random"], ep.Problem("mlp:8", str(tmp_path / "here" / "mine.npz")), seeds=1, **asked)
+    (tmp_path / "here").rename(tmp_path / "there")
+    found = compare(["random"], ep.Problem("mlp:8", str(tmp_path / "there" / "mine.npz")), seeds=2, **asked)
+    assert found.results["data"].nunique() == 1
+    assert found.summary["runs"].tolist() == [2]
 
 
 def test_another_call_in_the_folder_tables_all_of_it(problem: ep.Problem, tmp_path: Path) -> None:

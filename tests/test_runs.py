@@ -417,3 +417,48 @@ def test_no_folder_is_refused_and_an_empty_one_is_empty(tmp_path: Path) -> None:
     assert len(ep.load_runs(tmp_path)) == 0
     with pytest.raises(InputError, match="no folder"):
         ep.load_runs(tmp_path / "absent")
+
+
+# ---- what a value is, however it is spelt ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second"),
+    [
+        ("random", {"lr": 1}, {"lr": 1.0}),
+        ("random", {"weight_decay": 0}, {}),
+        ("evolve", {"first": ["random"]}, {}),
+        ("evolve", {"first": ("random",)}, {"first": ["random"]}),
+    ],
+)
+def test_a_value_that_is_spelt_differently_is_the_same(
+    problem: ep.Problem, tmp_path: Path, method: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    short = {"ngen": 1, "fitness_epochs": 1} if method == "evolve" else {}
+    before = run(problem, tmp_path / "out", method, **short, **first)
+    written = (tmp_path / "out" / "result.json").stat().st_mtime_ns
+    assert run(problem, tmp_path / "out", method, **short, **second)["mask_hash"] == before["mask_hash"]
+    assert (tmp_path / "out" / "result.json").stat().st_mtime_ns == written
+
+
+def test_counts_may_be_numpys(problem: ep.Problem, tmp_path: Path) -> None:
+    counts = ep.random_mask(problem.space, sparsity=0.5).counts
+    found = [run(problem, tmp_path / str(kind.__name__), sparsity=0.5, allocation=kind(counts)) for kind in (np.array, list)]
+    assert found[0]["mask_hash"] == found[1]["mask_hash"]
+    assert found[0]["arguments"]["hash"] == found[1]["arguments"]["hash"]
+
+
+@pytest.mark.parametrize("default", [0.0, (0.5, 0.8)])
+def test_a_methods_own_default_sparsity_is_kept(
+    problem: ep.Problem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default: Any
+) -> None:
+    seen = []
+
+    def mine(problem: ep.Problem, *, sparsity: Any = default, epochs: int = 2, seed: int = 0, **training: Any) -> ep.Ticket:
+        """Of its own."""
+        seen.append(sparsity)
+        return METHODS["random"](problem, sparsity=0.5, epochs=epochs, seed=seed, **training)
+
+    monkeypatch.setitem(METHODS._entries, "mine", ep.Method("mine", mine, "its own"))
+    runs.run("mine", problem, out=tmp_path / "out", epochs=2, engine="loop")
+    assert seen in ([default], [list(default)] if isinstance(default, tuple) else [default])

@@ -18,7 +18,7 @@ from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.tables import prunes
 from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem
-from evoprune.runs import RESULT, Arguments, RunFolder, entries, read_json, read_result, remove_folders
+from evoprune.runs import RESULT, Arguments, RunFolder, as_json, entries, read_json, read_result, remove_folders
 from evoprune.training.options import Training
 
 __all__ = [
@@ -51,7 +51,8 @@ def setup_of(
     own = {}
     for name in methods:
         given = own_options(METHODS[name], options)
-        own[name] = {key: given[key] for key in given if key not in common and given[key] != METHODS[name].options[key]}
+        usual = as_json(dict(METHODS[name].options))
+        own[name] = {key: given[key] for key in given if key not in common and as_json(given[key]) != usual[key]}
     described = {name: problem.with_seed(0).describe() for name, problem in problems.items()}
     setup = {"format": FORMAT, "problems": described, "options": shared, "equal_cost": equal_cost, "methods": own}
     return dict(json.loads(json.dumps(setup, default=repr)))
@@ -94,8 +95,9 @@ def _differences(found: Mapping[str, Any], setup: Mapping[str, Any]) -> Iterator
 
 def _changed(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     held = dict(before or {})
+    same = "fingerprint" in held and held["fingerprint"] == asked.get("fingerprint")
     for name in {**asked, **held}:
-        if held.get(name) != asked.get(name):
+        if held.get(name) != asked.get(name) and not (same and name == "data"):  # a file may lie elsewhere by now
             yield name, held.get(name), asked.get(name)
 
 

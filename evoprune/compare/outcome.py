@@ -67,7 +67,9 @@ def write_outcome(folder: Path, problems: Problems, cells: Sequence[Cell], failu
 
     found = finished_runs(folder)
     found.sort(key=_order(problems, [cell.method for cell in cells]))
-    results = pd.DataFrame([_row(cell, result, test=test) for cell, result in found], columns=list(COLUMNS))
+    names = {name: problem.describe()["data"] for name, problem in problems.items()}  # a file may have moved since a run
+    rows = [{**_row(cell, result, test=test), "data": names.get(cell.problem, result["data"])} for cell, result in found]
+    results = pd.DataFrame(rows, columns=list(COLUMNS))
     results[list(NUMBERS)] = results[list(NUMBERS)].astype(float)
     groups = [(name, own) for name, own in results.groupby(["model", "data"], sort=False)]
     summary = pd.concat([_summary(own) for _, own in groups], ignore_index=True)

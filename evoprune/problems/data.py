@@ -20,7 +20,7 @@ from evoprune.problems.arrays import Array, Arrays, from_mapping
 from evoprune.problems.datasets import DATASETS
 from evoprune.problems.files import read_npz
 from evoprune.problems.materialise import from_datasets, is_datasets
-from evoprune.problems.splits import Rows, Split, Standardiser, holdout
+from evoprune.problems.splits import Rows, Split, Standardiser, grey, holdout
 
 __all__ = ["Data", "load_data", "prepare"]
 
@@ -154,7 +154,8 @@ def _classes(arrays: Arrays) -> int | None:
 def _digest(arrays: Arrays, standardize: bool, validation: float) -> str:
     """Of the raw arrays, since the last bits of a mean may differ between machines."""
     own_validation = None if "validation" in arrays.splits else float(validation)
-    digest = hashlib.blake2b(repr((bool(standardize), own_validation)).encode(), digest_size=16)
+    scaled = (bool(standardize), own_validation, *(("one channel",) if standardize and grey(arrays.x_train) else ()))
+    digest = hashlib.blake2b(repr(scaled).encode(), digest_size=16)
     for split in arrays.splits:
         for key in (f"x_{split}", f"y_{split}"):
             array = getattr(arrays, key)

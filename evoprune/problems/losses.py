@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +21,11 @@ __all__ = ["LOSSES", "Loss", "UserLoss", "accuracy", "find_loss", "hits"]
 class Loss:
     """What training minimises.
 
-    name: for people and fingerprints. metric: what is reported beside it, `accuracy` or `mse`.
+    name: for people and fingerprints. metric: what is reported beside it, `accuracy`, `mse`, or `loss` for itself.
     """
 
     name: str = ""
-    metric: str = "mse"
+    metric: str = "loss"
 
     @property
     def higher_is_better(self) -> bool:
@@ -90,6 +91,18 @@ class UserLoss(Loss):
         self.function, self.metric = function, metric
         self.name = f"custom:{with_options(function)}"  # never the name of a registered one
         self._vmap = True
+        self._placed: dict[torch.device, Callable[[Tensor, Tensor], Tensor]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_placed": {}}
+
+    def _on(self, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+        """The function, with what it holds (weights of classes) on a device."""
+        if not isinstance(self.function, nn.Module) or all(held.device == device for held in self.function.buffers()):
+            return self.function
+        if device not in self._placed:
+            self._placed[device] = copy.deepcopy(self.function).to(device)
+        return self._placed[device]
 
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         k, samples = outputs.shape[:2]
@@ -102,13 +115,14 @@ class UserLoss(Loss):
         return values
 
     def _apply(self, outputs: Tensor, targets: Tensor, own: bool) -> Tensor:
+        function = self._on(outputs.device)
         if self._vmap:
             try:
-                return torch.vmap(self.function, in_dims=(0, 0 if own else None))(outputs, targets)
+                return torch.vmap(function, in_dims=(0, 0 if own else None))(outputs, targets)
             except Exception:  # whatever a user's function does that vmap cannot: the loop decides
                 self._vmap = False
         try:
-            return torch.stack([self.function(row, targets[i] if own else targets) for i, row in enumerate(outputs)])
+            return torch.stack([function(row, targets[i] if own else targets) for i, row in enumerate(outputs)])
         except Exception as error:
             raise InputError(
                 f"the loss {name_of(self.function)} fails ({first_line(error)}): let it take (outputs, targets) of one network"

@@ -58,7 +58,7 @@ def _named(data: Mapping[str, Any] | tuple[Any, ...] | list[Any]) -> dict[str, D
 
 def _read(dataset: Dataset[Any], split: str) -> tuple[Array, Array | None]:
     columns: list[Any]
-    if isinstance(dataset, TensorDataset):
+    if type(dataset) is TensorDataset:  # a class of one's own may give other items than its tensors
         columns = list(dataset.tensors)
     else:
         with seeds.isolated(0, "dataset", split):
@@ -80,12 +80,13 @@ def _items(dataset: Dataset[Any]) -> Iterable[Any]:
 
 def _stack(column: Any, split: str) -> Array:
     if isinstance(column, torch.Tensor):
-        return as_array(column, split, "datasets")
-    parts = [_channels_first(value) if hasattr(value, "getbands") else as_array(value, split, "datasets") for value in column]
-    try:
-        stacked = np.stack(parts)
-    except ValueError:
-        raise InputError(f"the {split} data have samples of different shapes: give one shape") from None
+        stacked = as_array(column, split, "datasets")
+    else:
+        parts = [_channels_first(value) if hasattr(value, "getbands") else as_array(value, split, "datasets") for value in column]
+        try:
+            stacked = np.stack(parts)
+        except ValueError:
+            raise InputError(f"the {split} data have samples of different shapes: give one shape") from None
     # python floats are float64, yet nobody means a regression in double precision
     return stacked.astype(np.float32) if stacked.dtype == np.float64 else stacked
 

@@ -17,7 +17,7 @@ from evoprune.errors import InputError, TestSplitLocked, UnknownName
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.data import load_data
 from evoprune.problems.fit import CLASSIFICATION, RECONSTRUCTION, check_fit, check_training, outputs_of, task_of
-from evoprune.problems.losses import Loss, find_loss
+from evoprune.problems.losses import LOSSES, Loss, find_loss
 from evoprune.problems.origin import Built, Given, Named, Origin, own_copy, shapes_of
 from evoprune.problems.splits import Split
 
@@ -40,9 +40,9 @@ class Problem:
     validation: share of the training data that becomes the validation split, where none is given.
 
     Attributes: seed; model_name, data_name; task (`classification`, `reconstruction`, `regression`); metric (`accuracy`,
-    `mse`); loss; space (names and shapes of the prunable weights); prunable (their number); input_shape (of one sample);
-    outputs (numbers a sample); batch_size (the default, min(128, training samples // 40)); test_openings (why the test
-    split was opened, in order).
+    `mse`, or `loss`: the mean of one that is neither); loss; space (names and shapes of the prunable weights); prunable
+    (their number); input_shape (of one sample); outputs (numbers a sample); batch_size (the default, min(128, training
+    samples // 40)); test_openings (why the test split was opened, in order).
 
     Raises `InputError` (or one of its kinds) with one line when model, data and loss do not belong together.
     """
@@ -64,9 +64,10 @@ class Problem:
         self._data = given.without_labels() if self.task == RECONSTRUCTION else given
         self.data_name = given.name
         self._scaling = {"standardize": bool(standardize), "validation": validation}
-        self.metric = "accuracy" if self.task == CLASSIFICATION else "mse"
         default = "cross_entropy" if self.task == CLASSIFICATION else "mse"
-        self.loss = find_loss(default if loss is None else loss, self.metric)
+        self.loss = find_loss(default if loss is None else loss, "accuracy" if self.task == CLASSIFICATION else "loss")
+        values = "mse" if self.loss is LOSSES["mse"] else "loss"
+        self.metric = "accuracy" if self.task == CLASSIFICATION else values
         self.input_shape = tuple(self._data.train.inputs.shape[1:])
         self._origin = self._origin_of(model)
         self.model_name = self._origin.name

@@ -70,6 +70,22 @@ def _largest_remainder(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[
     return parts
 
 
+def batch_sizes(samples: int, size: int) -> list[int]:
+    """Sizes of the batches in which a split is evaluated: never a last one of a single sample.
+
+    A model that squeezes its output loses an axis there, and a mean over samples that a loss ignores is 0 / 0.
+    """
+    whole, rest = divmod(samples, size)
+    if rest == 1 and whole and size > 1:
+        return [*[size] * (whole - 1), size // 2 + 1, size - size // 2] if size > 2 else [*[size] * (whole - 1), size + 1]
+    return [*[size] * whole, *([rest] if rest else [])]
+
+
+def grey(x: Array) -> bool:
+    """Whether the samples are grey images without an axis for the channel, `(N, H, W)` of uint8."""
+    return x.ndim == 3 and x.dtype == np.uint8
+
+
 @dataclass(frozen=True, eq=False)
 class Standardiser:
     """Turns raw samples into float32 tensors with the statistics of the training part.
@@ -83,9 +99,13 @@ class Standardiser:
 
     @classmethod
     def of(cls, x: Array, rows: Rows | None = None) -> Standardiser:
-        """Statistics of the samples `rows` of `x`: per channel for images `(N, C, …)`, per feature for vectors `(N, F)`."""
-        axes = (0, *range(2, x.ndim))
-        entries = (len(x) if rows is None else len(rows)) * int(np.prod(x.shape[2:], dtype=np.int64))
+        """Statistics of the samples `rows` of `x`: per channel for images `(N, C, …)`, per feature for vectors `(N, F)`.
+
+        Grey images `(N, H, W)` of uint8 have one channel; floats of that shape may be series, `(N, C, L)`.
+        """
+        first = 1 if grey(x) else 2
+        axes = (0, *range(first, x.ndim))
+        entries = (len(x) if rows is None else len(rows)) * int(np.prod(x.shape[first:], dtype=np.int64))
         mean = sum(block.sum(axes, keepdims=True) for block in _blocks(x, rows)) / entries
         # a second pass, because the difference of two large sums loses digits
         var = sum(((block - mean) ** 2).sum(axes, keepdims=True) for block in _blocks(x, rows)) / entries

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from evoprune.problems.losses import hits
 from evoprune.problems.problem import Problem
-from evoprune.problems.splits import Split
+from evoprune.problems.splits import Split, batch_sizes
 from evoprune.training.batches import Batches
 from evoprune.training.engines import Chunk, Engine, FusedEvaluation
 from evoprune.training.parameters import Parameters
@@ -48,11 +48,11 @@ class Evaluator:
         return (self._batches.inputs, self._batches.targets) if training else self._batches.place(split)
 
     def _by_chunks(self, data: tuple[Tensor, Tensor], loss: Tensor, right: Tensor | None) -> None:
-        size = self._batches.size
+        sizes = batch_sizes(len(data[0]), self._batches.size)
         with torch.no_grad():
             for chunk in self._chunks:
                 chunk.eval()
-            for x, y in zip(data[0].split(size), data[1].split(size), strict=True):
+            for x, y in zip(data[0].split(sizes), data[1].split(sizes), strict=True):
                 for chunk in self._chunks:
                     rows, outputs = slice(chunk.start, chunk.stop), chunk(x)
                     loss[rows] += self._problem.loss.per_sample(outputs, y).double().sum(1)

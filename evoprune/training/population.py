@@ -31,7 +31,8 @@ from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
 from evoprune.training.precision import arithmetic
 from evoprune.training.recorded import Recorded
-from evoprune.training.starting import least_bytes, starting_weights
+from evoprune.training.running import forget, running_statistics
+from evoprune.training.starting import completed, least_bytes, starting_weights
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
 
@@ -42,10 +43,6 @@ __all__ = ["Population"]
 
 log = logging.getLogger("evoprune")
 progress = logging.getLogger("evoprune.progress")
-
-
-SETTLED = 50
-"""Batches after which a running statistic of torch's default momentum, .1, holds half a percent of what it was."""
 
 
 class HasMask(Protocol):
@@ -61,7 +58,7 @@ class Population:
     problem: what is trained. individuals: masks, or anything with a `.mask`.
     horizon: epochs over which the learning rate's schedule runs; `train` cannot go beyond it.
     seed: batches and dropout. weights: one mapping an individual of dense starting values by parameter name, in place of
-    the problem's initial weights. Further keywords: the options of `Training`.
+    the problem's initial weights, which stand in for what it lacks. Further keywords: the options of `Training`.
 
     A row that turns NaN is marked failed at the end of the epoch and never disturbs another.
     Raises `InputError` for no individuals or a bad option, `MaskMismatch` for masks of another model.
@@ -88,7 +85,9 @@ class Population:
         if self.device.type in ("cpu", "cuda"):
             check_memory(len(masks), least_bytes(masks, model, self.dtype), self.device)
         rescale, self.start_costs = self.training.rescale and weights is None, tuple(Ledger() for _ in masks)
-        if not weights:
+        if weights:
+            weights = completed(problem, weights, len(masks))
+        else:
             weights, self.start_costs = starting_weights(problem, masks, self.training)
         parameters = Parameters.of(
             masks,
@@ -414,7 +413,7 @@ class Population:
 
     def branch(self, rows: Sequence[int], masks: Sequence[Mask]) -> Population:
         """Go on with one copy of network `rows[i]` under `masks[i]` each, as new individuals."""
-        self._rewire(rows, masks, branch=True)
+        self._rewire([self._position(row) for row in rows], masks, branch=True)
         self.ledger.configurations += len(masks)
         return self.measure()
 
@@ -424,8 +423,8 @@ class Population:
             for name, leaf in self.parameters.leaves().items():
                 leaf.copy_(self.parameters.initial[name])
         fresh = self.problem.initial_weights()
-        for name, value in self.parameters.buffers.items():
-            value.copy_(fresh[name])  # running statistics
+        for name in running_statistics(self.problem.module(), self.parameters.buffers):
+            self.parameters.buffers[name].copy_(fresh[name])
         self.optimizer = self.training.make_optimizer(self.parameters.leaves().values())
         self._recorded = Recorded.of(self)  # the old one updates with the old optimizer's state
         return self
@@ -433,9 +432,10 @@ class Population:
     def settle(self) -> Population:
         """Take running statistics anew, after values were changed: passes over the training split, without a step.
 
-        One pass, or as many as have `SETTLED` batches, counted in the ledger as evaluation.
+        One pass, or as many as it takes until what they were has a weight of half a percent, counted in the ledger as evaluation.
+        A cumulative average (momentum None) begins anew.
         """
-        passes = math.ceil(SETTLED / self.batches.per_epoch) if self.parameters.buffers else 0
+        passes = math.ceil(forget(self.problem.module(), self.parameters.buffers) / self.batches.per_epoch)
         self.ledger.evaluation_samples += passes * len(self) * self.batches.per_epoch * self.batches.size
         with self._undisturbed(), torch.no_grad():
             for indices in (indices for ahead in range(passes) for indices in self.batches.order(self.epoch + ahead)):
@@ -443,6 +443,12 @@ class Population:
                     self.seed_dropout()
                     chunk.train()(self.batches.rows(indices)[0])
         return self
+
+    def _position(self, row: int) -> int:
+        """A row, counted from the end where it is negative, from the start."""
+        if isinstance(row, (bool, np.bool_)) or not -len(self) <= row < len(self):
+            raise InputError(f"there is no network {row!r} among {len(self)}: give a position")
+        return int(row) % len(self)
 
     def _rewire(self, rows: Iterable[int], masks: Sequence[Mask], *, branch: bool) -> Population:
         chosen = list(rows)
@@ -498,7 +504,7 @@ class Population:
         """
         if row is None and len(self) > 1:
             raise InputError(f"there are {len(self)} networks: give row=, or select one first")
-        position = row or 0
+        position = self._position(row or 0)
         if self.trace.failed[position]:
             raise TrainingFailed(
                 f"network {position} has turned NaN and cannot become a ticket: lower lr= (now {self.training.base_lr})"

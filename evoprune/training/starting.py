@@ -2,19 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from evoprune import seeds
+from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
 from evoprune.training.options import Training
 
-__all__ = ["least_bytes", "starting_weights"]
+__all__ = ["completed", "least_bytes", "starting_weights"]
+
+
+class _Completed(Mapping[str, Tensor]):
+    """Given values by name, and the problem's initial ones where none are given; made as they are read."""
+
+    def __init__(self, given: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> None:
+        self.given, self.initial = given, initial
+
+    def __getitem__(self, name: str) -> Tensor:
+        initial = self.initial[name]
+        try:
+            value = self.given[name]
+        except KeyError:
+            return initial
+        if value.numel() != initial.numel():
+            raise InputError(
+                f"weights of {name!r} have shape {tuple(value.shape)}, the model's {tuple(initial.shape)}: give that"
+            )
+        return value.reshape(initial.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.initial)
+
+    def __len__(self) -> int:
+        return len(self.initial)
+
+
+def completed(problem: Problem, weights: Sequence[Mapping[str, Tensor]], networks: int) -> list[Mapping[str, Tensor]]:
+    """The weights that a user gives, one mapping a network, with the problem's for every parameter and buffer that they lack.
+
+    Raises `InputError` for another number of mappings, for names that the model has not, and for other shapes.
+    """
+    if len(weights) != networks:
+        raise InputError(f"{len(weights)} mappings of weights for {networks} individuals: give one each")
+    initial, known = problem.initial_weights(), set(problem.module().state_dict())  # a tied one stands there under every name
+    known |= set(initial)
+    for own in weights:
+        if unknown := [name for name in own if name not in known]:
+            raise InputError(
+                f"the model {problem.model_name!r} has no {unknown[0]!r}: give weights by the names of its parameters"
+            )
+    return [_Completed(own, initial) for own in weights]
 
 
 def starting_weights(

@@ -17,6 +17,7 @@ from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.losses import hits
 from evoprune.problems.problem import Problem
+from evoprune.problems.splits import batch_sizes
 from evoprune.training.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -106,6 +107,10 @@ class Ticket:
                 prune.custom_from_mask(owner, "weight", kept.to(weight.device))
                 _without_graph(owner)
                 owner.register_forward_hook(_without_graph)
+        for attention in module.modules():
+            if isinstance(attention, nn.MultiheadAttention) and hasattr(attention.out_proj, "weight_mask"):
+                attention.register_forward_pre_hook(_renewed)  # it reads its last layer's weight and does not call the layer
+                attention.register_forward_hook(_renewed_without_graph)
         return module
 
     def compact(self) -> nn.Module:
@@ -142,10 +147,11 @@ class Ticket:
         module, loss, right = self.module(), 0.0, 0
         dtype = next(iter(self.weights.values())).dtype
         with torch.no_grad():
-            for x, y in zip(split.inputs.split(1000), targets.split(1000), strict=True):
+            sizes = batch_sizes(len(split), 1000)
+            for x, y in zip(split.inputs.split(sizes), targets.split(sizes), strict=True):
                 own = x.to(dtype if x.is_floating_point() else x.dtype, copy=True)  # which the model may change
-                outputs = module.to(dtype)(own).unsqueeze(0)
-                loss += float(problem.loss.per_sample(outputs, y).double().sum())
+                outputs, goals = module.to(dtype)(own).unsqueeze(0), y.to(dtype) if y.is_floating_point() else y
+                loss += float(problem.loss.per_sample(outputs, goals).double().sum())
                 if problem.task == "classification":
                     right += int(hits(outputs, y).sum())
         return {"accuracy": right / len(split) if problem.task == "classification" else None, "loss": loss / len(split)}
@@ -206,6 +212,18 @@ class Ticket:
 
 def _without_graph(layer: nn.Module, *_: object) -> None:
     """After `torch.nn.utils.prune` and after every forward: its weight is a tensor with a graph, which deepcopy refuses."""
+    if "weight" in layer._parameters:  # after prune.remove
+        return
     weight = layer.weight
     assert isinstance(weight, Tensor)
     layer.weight = weight.detach()
+
+
+def _renewed(attention: nn.MultiheadAttention, *_: object) -> None:
+    """The pruned weight of the last layer, made of what the optimizer holds."""
+    for hook in attention.out_proj._forward_pre_hooks.values():
+        hook(attention.out_proj, ())
+
+
+def _renewed_without_graph(attention: nn.MultiheadAttention, *_: object) -> None:
+    _without_graph(attention.out_proj)

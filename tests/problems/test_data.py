@@ -11,11 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, random_split
 
 from evoprune.errors import InputError, UnknownName
 from evoprune.problems import Arrays, load_data
-from evoprune.problems.splits import Split, holdout
+from evoprune.problems.problem import Problem
+from evoprune.problems.splits import Split, batch_sizes, holdout
 
 RANDOM = np.random.default_rng(0)
 
@@ -231,6 +232,45 @@ def test_three_datasets_a_mapping_of_them_and_datasets_without_labels() -> None:
     assert load_data({"train": train, "test": test, "validation": validation}).digest == data.digest
     bare = load_data((TensorDataset(torch.randn(30, 3)), Items([torch.randn(3) for _ in range(9)])))
     assert bare.labels == "none"
+
+
+class Lifted(TensorDataset):
+    """Tensors, and something of its own done to them."""
+
+    def __getitem__(self, index: Any) -> Any:
+        inputs, label = super().__getitem__(index)
+        return inputs + 100, label
+
+
+def test_a_class_of_ones_own_over_tensors_gives_its_items() -> None:
+    x, y = torch.arange(40.0).reshape(20, 2), torch.arange(20) % 2
+    problem = Problem("mlp:2", (Lifted(x, y), Lifted(x, y)), standardize=False)
+    assert torch.equal(problem._open_test("a test").inputs, x + 100)
+
+
+def test_float64_tensors_are_of_one_kind_however_they_are_split() -> None:
+    x, y = torch.rand(150, 3, dtype=torch.float64), torch.arange(150) % 3
+    first, second = random_split(TensorDataset(x, y), [120, 30])
+    assert len(Problem("mlp:2", (first, second, TensorDataset(x[:40], y[:40]))).split("train")) == 120
+
+
+def test_grey_images_of_bytes_have_one_channel() -> None:
+    x = np.random.default_rng(0).integers(0, 256, size=(60, 4, 5)).astype(np.uint8)
+    x[:, 0] = 7  # a row that hardly ever changes is no channel
+    y = np.arange(60) % 3
+    bare, with_axis = (Problem("mlp:2", arrays(images, y)).split("train").inputs for images in (x, x[:, None]))
+    assert torch.equal(bare, with_axis[:, 0])
+    series = x.astype(np.float32)
+    assert torch.equal(Problem("mlp:2", arrays(series, y)).split("train").inputs[:, 0], torch.zeros(len(bare), 5))
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "sizes"),
+    [(10, 5, [5, 5]), (11, 5, [5, 3, 3]), (12, 5, [5, 5, 2]), (5, 2, [2, 3]), (1, 4, [1]), (3, 1, [1, 1, 1]), (9, 4, [4, 3, 2])],
+)
+def test_no_evaluation_ends_in_a_single_sample(samples: int, size: int, sizes: list[int]) -> None:
+    assert batch_sizes(samples, size) == sizes
+    assert sum(sizes) == samples
 
 
 def test_random_transforms_act_the_same_way_every_time_and_leave_the_generators_alone() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import pickle
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.nn import functional
 
 from evoprune.errors import InputError, UnknownName
 from evoprune.problems.losses import LOSSES, UserLoss, accuracy, find_loss, hits
+from evoprune.problems.problem import Problem
 
 K, B, C = 3, 5, 4
 
@@ -96,6 +99,22 @@ def test_a_loss_with_weights_of_its_own_is_refused() -> None:
 
 def _boom(outputs: Tensor, targets: Tensor) -> Tensor:
     raise RuntimeError("boom")
+
+
+def test_what_a_loss_holds_follows_the_outputs_to_their_device() -> None:
+    loss = find_loss(nn.CrossEntropyLoss(weight=torch.ones(3)), "accuracy")
+    for each in (loss, pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
+        far = each.per_sample(torch.empty(2, 5, 3, device="meta"), torch.zeros(5, dtype=torch.int64, device="meta"))
+        assert (far.shape, far.device.type) == ((2, 5), "meta")
+        near = each.per_sample(torch.zeros(2, 5, 3), torch.zeros(5, dtype=torch.int64))
+        assert near.flatten().tolist() == pytest.approx([math.log(3)] * 10)
+
+
+def test_the_mean_of_a_loss_of_ones_own_is_not_called_mse() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 4)).astype(np.float32)
+    data = {"x_train": x[:60], "y_train": x[:60].sum(1), "x_test": x[60:], "y_test": x[60:].sum(1)}
+    assert [Problem("mlp:4", data, loss=loss).metric for loss in (None, "mse", nn.L1Loss())] == ["mse", "mse", "loss"]
 
 
 def test_names_tell_losses_apart() -> None:

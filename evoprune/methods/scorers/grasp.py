@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from evoprune.methods.scorers.probe import Probe
+from evoprune.methods.scorers.probe import Probe, slopes
 from evoprune.methods.scorers.scorer import Scores, finite, scorer
 
 __all__ = ["grasp"]
@@ -23,7 +23,7 @@ def grasp(probe: Probe, *, temperature: float = 200.0) -> Scores:
     products = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     for batch in probe.batches():
         loss = probe.loss(weights, batch, temperature=temperature)
-        gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        gradients = slopes(loss, weights, again=True)
         slope = torch.stack(
             [(gradient * along).sum() for gradient, along in zip(gradients, direction.values(), strict=True)]
         ).sum()

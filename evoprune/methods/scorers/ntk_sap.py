@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from evoprune.methods.scorers.probe import Probe
+from evoprune.methods.scorers.probe import Probe, slopes
 from evoprune.methods.scorers.scorer import Scores, finite, scorer
 
 __all__ = ["ntk_sap"]
@@ -29,6 +29,6 @@ def ntk_sap(probe: Probe, *, epsilon: float = 0.01) -> Scores:
             for weights in (probe.weights, moved)
         )
         change = (here - there).square().sum() / len(inputs)
-        for value, gradient in zip(total.values(), torch.autograd.grad(change, list(gates.values())), strict=True):
+        for value, gradient in zip(total.values(), slopes(change, gates), strict=True):
             value += gradient
     return {name: value.abs() for name, value in total.items()}

@@ -17,9 +17,15 @@ from evoprune.methods.scorers.samples import Samples
 from evoprune.problems.problem import Problem
 from evoprune.training.ledger import Ledger
 
-__all__ = ["Probe"]
+__all__ = ["Probe", "slopes"]
 
 Values = Mapping[str, Tensor]
+
+
+def slopes(value: Tensor, weights: Values, *, again: bool = False) -> tuple[Tensor, ...]:
+    """Gradient of `value` with respect to each of `weights`; 0 where none reaches. again: it will be differentiated itself."""
+    leaves = list(weights.values())
+    return torch.autograd.grad(value, leaves, create_graph=again, allow_unused=True, materialize_grads=True)
 
 
 @dataclass(eq=False)
@@ -132,7 +138,7 @@ class Probe:
         """Gradient of the mean loss over this step's batches, by name."""
         total = {name: torch.zeros_like(value) for name, value in weights.items()}
         for batch in self.batches():
-            gradients = torch.autograd.grad(self.loss(weights, batch, temperature=temperature), list(weights.values()))
+            gradients = slopes(self.loss(weights, batch, temperature=temperature), weights)
             for value, gradient in zip(total.values(), gradients, strict=True):
                 value += gradient / self.samples.number
         return total
@@ -141,7 +147,7 @@ class Probe:
         """Gradient of `value`, itself made of so many gradients, each counted as one more pass over its batch."""
         for _ in range(gradients):
             self._count(self.samples.size, False)
-        return torch.autograd.grad(value, list(with_respect_to.values()))
+        return slopes(value, with_respect_to)
 
     def _count(self, samples: int, seen: bool) -> None:
         self.ledger.score(samples, self.problem.prunable, len(self.problem.split("train")), seen=seen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from evoprune.evolution.operators.numbers import whole
-from evoprune.methods.scorers.probe import Probe
+from evoprune.methods.scorers.probe import Probe, slopes
 from evoprune.methods.scorers.scorer import Scores, finite, scorer
 
 __all__ = ["prospr"]
@@ -28,10 +28,10 @@ def prospr(probe: Probe, *, inner_steps: int = 3, inner_lr: float = 0.1) -> Scor
         values |= {name: value.clone().requires_grad_() for name, value in probe.others.items() if name in probe.trained}
         for batch in range(first, first + inner_steps):
             loss = probe.loss(values, probe.batch(batch))
-            slopes = torch.autograd.grad(loss, list(values.values()), create_graph=True)
+            gradients = slopes(loss, values, again=True)
             values = {
                 name: value - inner_lr * (slope * kept[name] if name in kept else slope)  # what is pruned stays at 0
-                for (name, value), slope in zip(values.items(), slopes, strict=True)
+                for (name, value), slope in zip(values.items(), gradients, strict=True)
             }
         meta = probe.second(probe.loss(values, probe.batch(first + inner_steps)), gates, gradients=inner_steps)
         for name, gradient in zip(gates, meta, strict=True):

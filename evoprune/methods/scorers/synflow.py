@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from evoprune.methods.scorers.probe import Probe
+from evoprune.methods.scorers.probe import Probe, slopes
 from evoprune.methods.scorers.scorer import Scores, scorer
 
 __all__ = ["synflow"]
@@ -21,5 +19,5 @@ def synflow(probe: Probe) -> Scores:
     weights = probe.masked({name: weight.abs() for name, weight in probe.weights.items()})
     others = {name: value.abs() for name, value in probe.others.items()}
     flow = probe.outputs(weights, probe.samples.ones(), others=others, training=False, seen=False).sum()
-    gradients = torch.autograd.grad(flow, list(weights.values()))
+    gradients = slopes(flow, weights)
     return {name: (gradient * weights[name]).abs() for name, gradient in zip(weights, gradients, strict=True)}

@@ -50,7 +50,9 @@ class ScatteredChunk(Chunk):
             weights = {name: value.detach().requires_grad_() for name, value in self.dense_weights().items()}
             states = {name: value.clone() for name, value in self.states.items()}
             outputs = self._outputs(weights, states, batch, shared)
-            return dict(zip(weights, torch.autograd.grad(objective(outputs), list(weights.values())), strict=True))
+            leaves = list(weights.values())  # the gradient of one that none reaches is 0
+            found = torch.autograd.grad(objective(outputs), leaves, allow_unused=True, materialize_grads=True)
+            return dict(zip(weights, found, strict=True))
 
 
 def call(model: nn.Module, values: Mapping[str, Tensor], states: Mapping[str, Tensor], batch: Tensor) -> Tensor:

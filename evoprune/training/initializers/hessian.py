@@ -60,7 +60,7 @@ def hessian_norms(
     with seeds.isolated(seed, "hessian"):
         outputs = functional_call(problem.module().train(), {**values, **layers}, (_double(inputs),))
         loss = problem.loss.per_sample(outputs.unsqueeze(0), _double(targets)).mean()
-        gradients = torch.autograd.grad(loss, list(layers.values()), create_graph=True)
+        gradients = torch.autograd.grad(loss, list(layers.values()), create_graph=True, allow_unused=True, materialize_grads=True)
     if ledger is not None:
         for products in range(1 + iterations * len(layers)):
             ledger.score(len(rows), problem.prunable, len(split), seen=not products)
@@ -96,14 +96,17 @@ def hessian_scales(
         scaled = {name: given[name] * float(np.exp(log)) for name, log in zip(space.names, logs, strict=True)}
         measured = hessian_norms(problem, mask, {**given, **scaled}, seed=seed, ledger=ledger)
         height = np.log(np.maximum(np.array(list(measured.values())), 1e-300))
-        if not np.isfinite(height).all() or (height < -600).all():
-            break  # flat, or overflown: no scale is read off from it
+        told = height > -600  # others are flat: empty, or no gradient reaches them
+        if not np.isfinite(height).all() or not told.any():
+            break  # or overflown: no scale is read off from it
+        height = height[told]
         off = np.abs(height[:-1] if normed and len(height) > 1 else height).max()
         if off < distance:
             best, distance = logs, float(off)
         if distance < 0.01:
             break
-        logs = logs + np.clip(_step(height, normed), -LARGEST_STEP, LARGEST_STEP)
+        logs = logs.copy()
+        logs[told] += np.clip(_step(height, normed), -LARGEST_STEP, LARGEST_STEP)
     return {name: float(np.exp(log)) for name, log in zip(space.names, best, strict=True)}
 
 
@@ -133,6 +136,8 @@ def initialize(problem: Problem, mask: Mask, weights: Weights, ledger: Ledger) -
 def _largest(gradient: Tensor, weight: Tensor, kept: Tensor, start: Tensor, iterations: int) -> float:
     """Largest eigenvalue in size of the Hessian's block of one layer, on the survivors."""
     direction, norm = start * kept, 0.0
+    if not gradient.requires_grad:  # no gradient reaches the layer
+        return norm
     for _ in range(iterations):
         size = float(direction.norm())
         if not size or not np.isfinite(size):

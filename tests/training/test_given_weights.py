@@ -1,0 +1,246 @@
+"""Weights that a user gives, positions counted from the end, layers that no gradient reaches, statistics taken anew."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import evoprune as ep
+from evoprune.errors import InputError
+from evoprune.masks.sampling import random_mask
+from evoprune.problems.problem import Problem
+from evoprune.training.initializers.exact_orthogonal import eoi
+from evoprune.training.population import Population
+from evoprune.training.running import forget
+from evoprune.training.ticket import Ticket
+from tests.tiny import Tied, mlp, own, table
+
+OPTIONS: dict[str, Any] = {"batch_size": 18}
+
+
+def normed(momentum: float | None = 0.1) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 12), nn.BatchNorm1d(12, momentum=momentum), nn.ReLU(), nn.Linear(12, 3))
+
+
+def judged(ticket: Ticket) -> float:
+    split = ticket._problem("a test").split("validation")
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(ticket.module()(split.inputs), split.goals))
+
+
+# ---- given weights ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["loop", "dense", "sparse"])
+def test_what_given_weights_lack_is_the_problems(engine: str) -> None:
+    problem = own(normed)
+    first, second = (random_mask(problem.space, sparsity=0.5, seed=seed) for seed in (1, 2))
+    start = ep.methods["random"](problem, sparsity=0.5, epochs=1, **OPTIONS).initial  # without running statistics
+    assert not any("running" in name for name in start)
+    both = Population(problem, [first, second], horizon=2, weights=[start] * 2, engine=engine, **OPTIONS).train(2)
+    alone = Population(problem, [first], horizon=2, weights=[start], engine=engine, **OPTIONS).train(2)
+    assert both.trace.last("val_loss")[0] == pytest.approx(alone.trace.last("val_loss")[0], rel=1e-5)
+    for row in range(2):
+        assert judged(both.ticket(row)) == pytest.approx(both.trace.last("val_loss")[row], rel=1e-5)
+        assert set(both.ticket(row).weights) == set(problem.initial_weights())
+
+
+def test_weights_alone_are_completed_by_biases_and_tied_ones_stand_once() -> None:
+    problem = mlp()
+    mask, given = eoi(problem.space, 0.5)
+    assert set(given) == set(problem.space.names)
+    population = Population(problem, [mask], horizon=1, weights=[given], engine="loop", **OPTIONS)
+    assert set(population.train(1).ticket().weights) == set(problem.initial_weights())
+    tied = own(Tied)
+    state = tied.module().state_dict()
+    assert len(state) > len(tied.initial_weights())
+    whole = random_mask(tied.space, sparsity=0.5, seed=0)
+    losses = [
+        Population(tied, [whole], horizon=1, engine="loop", **OPTIONS, **more).train(1).trace.last("val_loss")[0]
+        for more in ({}, {"weights": [state]})
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_weights_that_do_not_belong_are_refused() -> None:
+    problem = mlp()
+    mask, start = random_mask(problem.space, sparsity=0.5, seed=0), problem.initial_weights()
+    name = problem.space.names[0]
+    for weights, said in (
+        ([start], "1 mappings of weights for 2 individuals"),
+        ([{**start, "other": start[name]}] * 2, "has no 'other'"),
+        ([{**start, name: start[name][:1]}] * 2, "have shape"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Population(problem, [mask, mask], horizon=1, weights=weights, **OPTIONS)
+
+
+# ---- positions -------------------------------------------------------------------------------------------------------
+
+
+def test_a_position_may_be_counted_from_the_end() -> None:
+    problem = mlp()
+    masks = [random_mask(problem.space, sparsity=sparsity, seed=0) for sparsity in (0.3, 0.5, 0.7)]
+    generation = Population(problem, masks, horizon=2, engine="loop", **OPTIONS).train(1)
+    for row in (-3, -2, -1):
+        ticket = generation.ticket(row)
+        assert ticket.mask == masks[row]
+        assert judged(ticket) == pytest.approx(generation.trace.last("val_loss")[row], rel=1e-5)
+    loss = generation.trace.last("val_loss")[-2]
+    assert copy.deepcopy(generation).branch([-2], [masks[-2]]).trace.last("val_loss")[0] == pytest.approx(loss, rel=1e-5)
+    for wrong in (3, -4, True):
+        with pytest.raises(InputError, match="no network"):
+            generation.ticket(wrong)
+        with pytest.raises(InputError, match="no network"):
+            generation.branch([wrong], [masks[0]])
+
+
+# ---- rewinding, statistics -------------------------------------------------------------------------------------------
+
+
+class Frozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.first.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.relu(self.first(x)))
+        return out
+
+
+def test_rewinding_leaves_frozen_layers_where_they_are() -> None:
+    problem = Problem(Frozen, table((6,)))
+    masks = [random_mask(problem.space, sparsity=0.3, seed=seed) for seed in range(2)]
+    generation = Population(problem, masks, horizon=2, own_weights=True, engine="loop", **OPTIONS)
+    before = generation.evaluate()["loss"].tolist()
+    assert generation.train(1).rewind().evaluate()["loss"].tolist() == before
+
+
+@pytest.mark.parametrize("momentum", [0.5, 0.1, 0.02, None])
+def test_statistics_of_any_momentum_are_taken_anew(momentum: float | None) -> None:
+    problem = own(lambda: normed(momentum))
+    generation = Population(problem, [random_mask(problem.space, sparsity=0.5, seed=0)], horizon=6, engine="loop", **OPTIONS)
+    generation.train(6)
+    settled = generation.settle().parameters.row(0)
+    hidden = nn.functional.linear(problem.split("train").inputs, settled["0.weight"], settled["0.bias"])
+    wanted = hidden.mean(0)
+    assert (settled["1.running_mean"] - wanted).abs().max() < (0.02 if momentum is None else 0.4) * hidden.std(0).max()
+    assert not torch.equal(settled["1.running_var"], torch.ones(12))
+
+
+def test_what_was_is_forgotten_to_half_a_percent() -> None:
+    buffers = {name: value[None].clone() for name, value in normed().named_buffers()}
+    assert [forget(normed(momentum), buffers) for momentum in (0.1, 0.01, 1.0)] == [50, 527, 50]
+    assert forget(nn.Linear(2, 2), {}) == 0
+    buffers["1.running_mean"] += 5
+    forget(normed(None), buffers)
+    assert buffers["1.running_mean"].abs().max() == 0
+
+
+# ---- layers that no gradient reaches ---------------------------------------------------------------------------------
+
+
+class Aside(nn.Module):
+    """With a head that the output does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.aside, self.last = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(torch.relu(self.first(x)))
+        return out
+
+
+@pytest.mark.parametrize("engine", ["loop", "auto"])
+@pytest.mark.parametrize(
+    "method",
+    ["rigl", "dissipate_regrow", "regrow_average", "snip", "synflow", "grasp", "prospr", "ntk_sap", "force", "iterative_snip"],
+)
+def test_methods_take_a_layer_that_no_gradient_reaches(method: str, engine: str) -> None:
+    problem = Problem(Aside, table((6,)))
+    ticket = ep.methods[method](problem, sparsity=0.5, epochs=6, engine=engine, **OPTIONS)
+    assert ticket.mask.sparsity == pytest.approx(0.5, abs=0.02)
+
+
+def test_hessian_scales_leave_such_a_layer_alone() -> None:
+    problem = Problem(Aside, table((6,)))
+    ticket = ep.methods["random"](problem, sparsity=0.5, epochs=1, init="hessian", **OPTIONS)
+    start, kept = problem.initial_weights(), ticket.mask.dense()
+    assert torch.equal(ticket.initial["aside.weight"], start["aside.weight"] * kept["aside.weight"])
+    assert not torch.equal(ticket.initial["first.weight"], start["first.weight"] * kept["first.weight"])
+
+
+# ---- torch's own form ------------------------------------------------------------------------------------------------
+
+
+def test_prune_remove_ends_in_an_ordinary_module() -> None:
+    problem = mlp()
+    ticket = ep.methods["random"](problem, sparsity=0.7, epochs=1, **OPTIONS)
+    module = ticket.to_torch_prune(problem.module())
+    inputs = problem.split("validation").inputs
+    before = module(inputs)
+    for layer in module.modules():
+        if hasattr(layer, "weight_mask"):
+            prune.remove(layer, "weight")
+    assert torch.equal(module(inputs), before)
+    assert set(dict(module.named_parameters())) == set(dict(problem.module().named_parameters()))
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.attend, self.out = nn.Linear(2, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inp(x.reshape(-1, 3, 2))
+        out: Tensor = self.out((h + self.attend(h, h, h, need_weights=False)[0]).mean(1))
+        return out
+
+
+def test_the_last_layer_of_attention_learns_in_torchs_form() -> None:
+    problem = Problem(Attends, table((6,)))
+    ticket = ep.methods["random"](problem, sparsity=0.5, epochs=1, engine="loop", **OPTIONS)
+    module = copy.deepcopy(ticket.to_torch_prune(problem.module()))
+    split, optimizer = problem.split("train"), torch.optim.SGD(module.parameters(), lr=0.1)
+    before = module.attend.out_proj.weight_orig.detach().clone()
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(module(split.inputs), split.goals).backward()
+        optimizer.step()
+    with torch.no_grad():
+        module(split.inputs)
+    kept = ticket.mask.dense()["attend.out_proj.weight"]
+    weight = module.attend.out_proj.weight
+    assert not torch.equal(module.attend.out_proj.weight_orig, before)
+    assert torch.equal(weight, module.attend.out_proj.weight_orig * kept)
+    copy.deepcopy(module)
+
+
+def test_targets_of_a_float64_run_are_tested_in_float64() -> None:
+    arrays = table((6,))
+    arrays = {name: (value > 0).float() if name[0] == "y" else value for name, value in arrays.items()}
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid())
+    problem = Problem(model, arrays, loss=nn.BCELoss())
+    ticket = ep.methods["random"](problem, sparsity=0.5, epochs=1, dtype="float64", **OPTIONS)
+    loss = ticket.test()["loss"]
+    assert loss is not None
+    assert 0 < loss < 2
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(ignore_index=2), nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1.0, 0.0]))])
+def test_a_last_sample_that_the_loss_ignores_fails_nobody(loss: nn.Module) -> None:
+    arrays = table((6,), samples=120)
+    arrays |= {"x_validation": arrays["x_test"][:13].clone(), "y_validation": arrays["y_test"][:13].clone()}
+    arrays["y_validation"] %= 2
+    arrays["y_validation"][-1] = 2
+    problem = Problem(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), arrays, loss=loss)
+    for size in (2, 3, 4, 6, 12):
+        ticket = ep.methods["random"](problem, sparsity=0.5, epochs=1, batch_size=size, engine="loop")
+        assert ticket.val_loss > 0
