@@ -87,6 +87,19 @@ def test_the_search_ends_before_the_generation_that_would_exceed_the_budget(budg
         assert searched == evolve(ngen=4).ledger.samples - 72 * 3
 
 
+def test_the_repetitions_of_elites_are_within_the_budget() -> None:
+    counts, whole = [], evolve(repetitions=3, ngen=4, cxpb=0.0, mutpb=1.0)
+    for evaluations in range(4, 26):
+        ticket = evolve(repetitions=3, ngen=4, cxpb=0.0, mutpb=1.0, budget=72 * evaluations)
+        searched = ticket.ledger.samples - 72 * 3
+        assert searched <= 72 * evaluations
+        counts.append((ticket.provenance["search"]["generations"], searched))
+    assert counts == sorted(counts)
+    assert counts[0] == (0, 72 * 4)
+    assert counts[-1][0] > 1
+    assert whole.ledger.samples - 72 * 3 > 72 * 4 * 5, "elites were evaluated again"
+
+
 def test_without_variation_nothing_new_is_found() -> None:
     assert evolve(cxpb=0.0, mutpb=0.0).mask == evolve(ngen=0).mask
 
