@@ -38,8 +38,8 @@ from evoprune.files import atomic_write
 
 OUT = Path(__file__).parent / "results" / "study"
 USUAL = 10
-"""Epochs of the dense reference and of controls; of a convolutional network, where both cost ten times as much, half of it for the
-controls."""
+"""Epochs of the dense reference and of controls; half of it for the controls of a convolutional network, which cost ten times as
+much."""
 TOLERANCE = 0.1
 """By which share a run may miss its target before the method counts as one that does not fit."""
 

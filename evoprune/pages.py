@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evoprune.compare.cells import EPOCHS
-from evoprune.compare.folder import SETUP
+from evoprune.compare.folder import RUNS, SETUP
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.report import Material, agree, check_command, command, made_by_hand, page, settings
 from evoprune.evidence.tables import prunes
@@ -45,7 +45,8 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
     unfinished = [path.parent for path in sorted(root.rglob(LOG)) if not (path.parent / RESULT).is_file()]
     unfinished = [path for path in unfinished if not (path / SETUP).is_file() and path.resolve() not in finished]
     missing += [f"{path.relative_to(root)} is not finished: run the same command to go on." for path in unfinished]
-    results = [read_result(path / RESULT) for path in folders]
+    results = [_renamed(path, read_result(path / RESULT)) for path in folders]
+    runs["data"] = [result["data"] for result in results]
     checks, broken = _checks(root, folders, results)
     commands = _commands(root, folders, results)
     commands += [check_command(str(root / name), told) for name, told, _ in checks]
@@ -116,10 +117,10 @@ def _commands(root: Path, folders: list[Path], results: list[dict[str, Any]]) ->
     """Those of each comparison, and one for each run outside of them; a comment where no command line says what was run."""
     commands: dict[str, None] = {}
     for path, result in zip(folders, results, strict=True):
-        comparison = next((parent for parent in path.parents if (parent / SETUP).is_file()), None)
+        comparison = _comparison(path)
         inside = [own for where, own in zip(folders, results, strict=True) if comparison and comparison in where.parents]
-        seeds = sorted({int(own["seed"]) for own in inside})
-        by_hand = made_by_hand(result) or (f"seeds {', '.join(map(str, seeds))}" if seeds and seeds[0] else "")
+        by_hand = "; ".join(dict.fromkeys(filter(None, map(made_by_hand, inside or [result]))))
+        by_hand = by_hand or (_seeds_of_choice(comparison, inside) if comparison else "")
         if by_hand:
             commands[f"# {comparison or path}: from Python ({by_hand}), which no command line says; call it again as then"] = None
         elif comparison is None:
@@ -127,6 +128,36 @@ def _commands(root: Path, folders: list[Path], results: list[dict[str, Any]]) ->
         else:
             commands |= dict.fromkeys(_compared(comparison, together) for together in _alike(inside))
     return list(commands)
+
+
+def _comparison(path: Path) -> Path | None:
+    """The folder of the comparison that a run belongs to."""
+    return next((parent for parent in path.parents if (parent / SETUP).is_file()), None)
+
+
+def _seeds_of_choice(comparison: Path, results: list[dict[str, Any]]) -> str:
+    """The seeds, where they are not 0, 1, …: those that failed have a folder all the same."""
+    asked = {int(path.name.rpartition("-seed")[2]) for path in (comparison / RUNS).rglob("*-seed*") if path.is_dir()}
+    seeds = sorted({int(result["seed"]) for result in results})
+    return f"seeds {', '.join(map(str, seeds))}" if set(range(seeds[-1])) - asked else ""
+
+
+def _renamed(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The result of a run with its data set called as the comparison calls it now: a file may have moved since."""
+    comparison = _comparison(path)
+    if comparison is None:
+        return result
+    try:
+        problems = read_json(comparison / SETUP, lost="what was compared").get("problems", {})
+    except DamagedFile:
+        return result
+    name = path.parent.relative_to(comparison / RUNS).as_posix() if comparison / RUNS in path.parents else "."
+    held = problems.get("" if name == "." else name)
+    data = held.get("data") if isinstance(held, dict) else None
+    if data is None or data == result["data"]:
+        return result
+    arguments = result["arguments"]
+    return {**result, "data": data, "arguments": {**arguments, "problem": {**arguments.get("problem", {}), "data": data}}}
 
 
 def _alike(results: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

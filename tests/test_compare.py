@@ -274,6 +274,9 @@ def test_a_data_file_may_lie_elsewhere_when_it_goes_on(tmp_path: Path) -> None:
     found = compare(["random"], ep.Problem("mlp:8", str(tmp_path / "there" / "mine.npz")), seeds=2, **asked)
     assert found.results["data"].nunique() == 1
     assert found.summary["runs"].tolist() == [2]
+    page = ep.report(tmp_path / "out").read_text()
+    assert str(tmp_path / "here") not in page
+    assert f"--data {tmp_path / 'there' / 'mine.npz'} --model" in page
 
 
 def test_another_call_in_the_folder_tables_all_of_it(problem: ep.Problem, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_a_method_of_open_sparsity_costs_what_the_others_do(problem: ep.Problem,
     with pytest.raises(InputError, match="dissipating leaves its sparsity open"):
         compare(["random", "dissipating"], problem, out=tmp_path / "b", equal_cost="random", **several)
     assert not (tmp_path / "b").exists()
+    own = compare(["random", "dissipating"], problem, out=tmp_path / "c", equal_cost="dissipating", **several).results
+    assert own["epochs"].tolist()[-1] == 2, "it costs what it costs"
 
 
 def test_equal_cost_leaves_a_method_alone_that_takes_no_more_epochs(

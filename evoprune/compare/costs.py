@@ -87,7 +87,11 @@ def equalised(cells: Sequence[Cell], epochs: int, target: str | float, costs: Co
     first = cells[0].seed
     usual = [cell.lasting(epochs) for cell in cells if cell.seed == first and METHODS[cell.method].sparse]
     for cell in usual if isinstance(target, str) else ():
-        if cell.sparsity is None and len({other.sparsity for other in _beside(cell, usual)} - {None}) > 1:
+        if (
+            cell.sparsity is None
+            and cell.method != target
+            and len({other.sparsity for other in _beside(cell, usual)} - {None}) > 1
+        ):
             raise InputError(
                 f"{cell.method} leaves its sparsity open, and several sparsities have costs of their own: give one sparsity, or "
                 "a cost in epochs of the dense network"

@@ -93,6 +93,7 @@ class BatchMap:
         self._counted: set[str] = set()
         self._lineages: dict[str, dict[str, Any]] = {}
         self._holding: dict[str, Trained] = {}
+        self._starts: dict[str, Trained] = {}
         self._ready: tuple[Trainer, int] | None = None
         self._told = False
 
@@ -140,7 +141,12 @@ class BatchMap:
             self._tell(individual, record)
             results.append(self.trainer.fitness(record))
         self._holding.clear()
+        self._starts.clear()
         return results
+
+    def knows(self, individual: Any) -> bool:
+        """Whether the individual's last evaluation is one of this map's."""
+        return getattr(individual, "evaluation", None) in self._records
 
     def competed(self, individuals: Sequence[Any]) -> bool:
         """Whether the last evaluations of all individuals belong to one cohort, so that their values compare."""
@@ -166,8 +172,7 @@ class BatchMap:
         if held is not None and found not in self.store:
             self.store.put(found, held)
         if found not in self._records and found not in self.store:
-            if not again:
-                log.warning("map: nobody holds the weights that a child would inherit: it starts from the initial ones")
+            log.warning("map: nobody holds the weights that an individual inherits: it starts from the initial ones")
             return None
         return str(found)
 
@@ -188,6 +193,7 @@ class BatchMap:
         jobs = [
             Job(key, mask, None if key.inherits is None else self.store.get(key.inherits)) for key, (_, mask) in missing.items()
         ]
+        self._starts = {job.key.inherits: job.start for job in jobs if job.key.inherits is not None and job.start is not None}
         self._lineages = {key.id: _lineage(individual) for key, (individual, _) in missing.items()}
         trainer, size = self._prepare(len(jobs))
         chunks = Chunks(jobs, size, objectives=trainer.names, retries=self.retries, whole=trainer.whole)
@@ -242,6 +248,11 @@ class BatchMap:
             self.ledger += cost
             self.earlier_s += cost.wall_s / self.executor.workers if record.key.id in self._answered else 0.0
 
+    def _start(self, key: str | None) -> Trained | None:
+        if key is None or (key not in self._starts and key not in self.store):
+            return None
+        return self._starts[key] if key in self._starts else self.store.get(key)
+
     def _trained(self, key: str) -> Trained:
         return self._holding[key] if key in self._holding else self.store.get(key)
 
@@ -256,10 +267,12 @@ class BatchMap:
             individual.failed = record.failed
             if record.key.repetition:
                 return
+            if getattr(individual, "evaluation", None) != record.key.id:
+                vars(individual).pop("scores", None)  # those of the individual that it was cloned from
             individual.evaluation, individual.inherited = record.key.id, record.key.inherits
             individual.itself = _Itself()
-            if record.key.inherits is not None and self.store.folder is None:
-                individual.start = self.store.get(record.key.inherits)  # kept for its repetitions
+            if self.inherit is not None:
+                individual.start = self._start(record.key.inherits)  # for its repetitions, here or elsewhere
             if self.trainer.keep or self.trainer.guided:
                 individual.trained = None if record.failed else self._trained(record.key.id)
             if self.trainer.guided:

@@ -15,12 +15,12 @@ Scores = tuple[tuple[float, ...], ...]
 
 
 def similar(one: Any, other: Any) -> bool:
-    """Whether a hall of fame needs only one of two individuals: they come from the same evaluation.
+    """Whether a hall of fame needs only one of two individuals: equal masks, from the same evaluation.
 
     With inherited weights equal masks start from several networks, and a later one may be the better.
     """
     found = getattr(one, "evaluation", None)
-    return bool(one == other) if found is None else bool(found == getattr(other, "evaluation", None))
+    return bool(one == other) and (found is None or found == getattr(other, "evaluation", None))
 
 
 class Elites:
@@ -36,9 +36,9 @@ class Elites:
         self._failed: set[str] = set()
 
     def meet(self, individuals: Sequence[Any]) -> None:
-        """Note what is known of individuals that the map evaluated before this search began."""
-        for individual in individuals if self.map is not None else ():
-            if getattr(individual, "evaluation", None) is not None:
+        """Note what is known of individuals that this map evaluated before this search began."""
+        for individual in individuals:
+            if self.map is not None and self.map.knows(individual):
                 known: Scores = getattr(individual, "scores", None) or (tuple(individual.fitness.values),)
                 self._scores.setdefault(individual.evaluation, known)
 

@@ -11,7 +11,7 @@ from deap import base, tools
 
 from evoprune import seeds
 from evoprune.errors import InputError
-from evoprune.evolution.batchmap import BatchMap
+from evoprune.evolution.batchmap import BatchMap, wraps
 from evoprune.evolution.cohort import CohortTrainer
 from evoprune.evolution.executors import make_executor
 from evoprune.evolution.individual import Individual, fitness_class
@@ -128,7 +128,8 @@ def _select_competitors(toolbox: base.Toolbox, batch_map: BatchMap) -> Callable[
     """selTournament among individuals that competed with each other: those of several tournaments compete anew first."""
 
     def selTournament(individuals: Sequence[Any], k: int, tournsize: int) -> list[Any]:
-        if not batch_map.competed(individuals):
+        own = toolbox.map is batch_map and wraps(toolbox.evaluate, batch_map.evaluator)
+        if own and not batch_map.competed(individuals):
             for individual, values in zip(individuals, batch_map(toolbox.evaluate, individuals), strict=True):
                 individual.fitness.values = values
         return tools.selTournament(individuals, k, tournsize)  # type: ignore[no-any-return]

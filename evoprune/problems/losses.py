@@ -98,7 +98,9 @@ class UserLoss(Loss):
 
     def _on(self, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         """The function, with what it holds (weights of classes) on a device."""
-        if not isinstance(self.function, nn.Module) or all(held.device == device for held in self.function.buffers()):
+        if not isinstance(self.function, nn.Module):
+            return self.function
+        if all(held.device == device for held in (*self.function.parameters(), *self.function.buffers())):
             return self.function
         if device not in self._placed:
             self._placed[device] = copy.deepcopy(self.function).to(device)

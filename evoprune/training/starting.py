@@ -30,7 +30,7 @@ class _Completed(Mapping[str, Tensor]):
             value = self.given[name]
         except KeyError:
             return initial
-        if value.numel() != initial.numel():
+        if value.shape != initial.shape and value.shape != (initial.numel(),):
             raise InputError(
                 f"weights of {name!r} have shape {tuple(value.shape)}, the model's {tuple(initial.shape)}: give that"
             )
@@ -50,14 +50,20 @@ def completed(problem: Problem, weights: Sequence[Mapping[str, Tensor]], network
     """
     if len(weights) != networks:
         raise InputError(f"{len(weights)} mappings of weights for {networks} individuals: give one each")
-    initial, known = problem.initial_weights(), set(problem.module().state_dict())  # a tied one stands there under every name
-    known |= set(initial)
+    initial, module = problem.initial_weights(), problem.module()
+    held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(value), name) for name, value in held}  # a tied one has several
     for own in weights:
-        if unknown := [name for name in own if name not in known]:
+        if unknown := [name for name in own if name not in names]:
             raise InputError(
                 f"the model {problem.model_name!r} has no {unknown[0]!r}: give weights by the names of its parameters"
             )
-    return [_Completed(own, initial) for own in weights]
+    aliases = {name: found for name, found in names.items() if name != found}
+    return [
+        _Completed({**own, **{aliases[name]: own[name] for name in aliases if name in own}} if aliases else own, initial)
+        for own in weights
+    ]
 
 
 def starting_weights(

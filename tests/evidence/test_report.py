@@ -233,6 +233,12 @@ def test_what_no_command_line_says_is_called_so(tmp_path: Path) -> None:
         assert line == f"# {tmp_path / str(number)}: from Python ({told}), which no command line says; call it again as then"
     compare(["random"], Problem("mlp:4"), sparsities=(0.5,), seeds=[2], epochs=1, out=tmp_path / "c", workers=1, engine="loop")
     assert "from Python (seeds 2)" in commands_of(tmp_path / "c")[0]
+    asked = {"sparsities": (0.5,), "epochs": 1, "workers": 1, "engine": "loop"}
+    compare(["random"], Problem("mlp:4"), seeds=[0, 2], out=tmp_path / "gap", **asked)
+    assert "from Python (seeds 0, 2)" in commands_of(tmp_path / "gap")[0]
+    compare(["random"], [Problem(build), Problem("mlp:4")], seeds=1, out=tmp_path / "mixed", **asked)
+    [line, _] = commands_of(tmp_path / "mixed")
+    assert "from Python (model build)" in line
 
 
 def test_a_check_stands_with_its_run_whatever_the_data_file_is_called(tmp_path: Path) -> None:

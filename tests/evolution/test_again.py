@@ -59,15 +59,18 @@ def test_evaluated_again_an_individual_starts_where_it_started() -> None:
     assert twin.inherited == child.evaluation
 
 
+@pytest.mark.parametrize("journal", [False, True], ids=["in memory", "with a journal"])
 @pytest.mark.parametrize("fresh", [True, False], ids=["another toolbox", "the same toolbox"])
-def test_a_population_from_a_pickle_hands_its_weights_on(fresh: bool) -> None:
-    toolbox = made(inherit="weights")
+def test_a_population_from_a_pickle_hands_its_weights_on(fresh: bool, journal: bool, tmp_path: Path) -> None:
+    toolbox = made(inherit="weights", journal=tmp_path / "run.jsonl" if journal else None)
     population = evaluated(toolbox)
-    expected = toolbox.evaluate(child_of(toolbox, population[0]))
-    text = pickle.dumps(population)
-    del population
+    heir = child_of(toolbox, population[0])
+    expected = heir.fitness.values = toolbox.evaluate(heir)
+    text = pickle.dumps([*population, heir])
+    del population, heir
     toolbox = made(inherit="weights") if fresh else toolbox
-    parent = pickle.loads(text)[0]
+    parent, *_, heir = pickle.loads(text)
+    assert toolbox.evaluate(heir) == expected, "evaluated again it starts where it started"
     child = child_of(toolbox, parent)
     assert toolbox.evaluate(child) == expected
     assert child.inherited == parent.evaluation
@@ -127,6 +130,40 @@ def test_an_elite_that_was_evaluated_before_keeps_no_lucky_score() -> None:
     assert set(state.genealogy.frame()["mask"]) >= {one.mask.hash for one in population}
 
 
+def test_children_made_between_two_searches_keep_their_own_value() -> None:
+    random.seed(2)
+    toolbox = made()
+    *_, state = ep.generations(toolbox.population(n=4), toolbox, 0.0, 1.0, 4, mu=4, lambda_=2)
+    children = [child_of(toolbox, one) for one in state.population]
+    for one, values in zip(children, toolbox.map(toolbox.evaluate, children), strict=True):
+        one.fitness.values = values
+    before = {one.mask.hash: one.fitness.values for one in children}
+    [later] = ep.generations(children, toolbox, 0.0, 1.0, 0)
+    assert {one.mask.hash: one.fitness.values for one in later.population} == before
+
+
+def test_what_another_toolbox_scored_is_no_repetition() -> None:
+    population = evaluated(made())
+    before = [one.fitness.values for one in population]
+    toolbox = made(epochs=5)
+    for state in ep.generations(population, toolbox, 0.0, 1.0, 2, mu=8, lambda_=2):
+        old = [one for one in state.population if any(one.mask == first.mask for first in population)]
+        assert {one.fitness.values for one in old} <= set(before)
+
+
+def test_under_a_replaced_evaluate_the_best_is_kept() -> None:
+    random.seed(2)
+    toolbox = made(sparsity=(0.5, 0.9))
+    population = evaluated(toolbox)
+    toolbox.register("evaluate", lambda individual: (float(individual.mask.count),))
+    for one in population:
+        one.fitness.values = toolbox.evaluate(one)
+    seen = [one.fitness.values[0] for one in population]
+    for state in ep.generations(population, toolbox, 0.0, 1.0, 6):
+        seen += [one.fitness.values[0] for one in state.population]
+    assert state.best.fitness.values[0] == min(seen)
+
+
 def test_a_search_that_goes_on_knows_what_was_scored() -> None:
     random.seed(2)
     toolbox = made()
@@ -158,6 +195,19 @@ def test_deaps_loops_select_among_those_that_competed(loop: str) -> None:
     getattr(algorithms, loop)(population, toolbox, *sizes, 0.4, 0.2, 4, verbose=False)
     assert len(seen) == 4
     assert all(len(cohorts) == 1 for cohorts in seen)
+
+
+def test_a_replaced_evaluate_is_called_as_often_as_deap_asks() -> None:
+    random.seed(1)
+    toolbox, calls = made(rungs=(1, 2), epochs=2), []
+
+    def evaluate(individual: Any) -> tuple[float, float]:
+        calls.append(individual)
+        return 1.0, float(individual.mask.survivors[0].sum())
+
+    toolbox.register("evaluate", evaluate)
+    _, logbook = algorithms.eaSimple(toolbox.population(n=6), toolbox, 0.4, 0.4, 3, verbose=False)
+    assert len(calls) == sum(logbook.select("nevals"))
 
 
 def test_a_decorated_tournament_is_one_all_the_same() -> None:

@@ -101,8 +101,20 @@ def _boom(outputs: Tensor, targets: Tensor) -> Tensor:
     raise RuntimeError("boom")
 
 
-def test_what_a_loss_holds_follows_the_outputs_to_their_device() -> None:
-    loss = find_loss(nn.CrossEntropyLoss(weight=torch.ones(3)), "accuracy")
+class Weighted(nn.Module):
+    """Frozen parameters in place of buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3), requires_grad=False)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, targets, weight=self.weight)
+
+
+@pytest.mark.parametrize("module", [nn.CrossEntropyLoss(weight=torch.ones(3)), Weighted()])
+def test_what_a_loss_holds_follows_the_outputs_to_their_device(module: nn.Module) -> None:
+    loss = find_loss(module, "accuracy")
     for each in (loss, pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
         far = each.per_sample(torch.empty(2, 5, 3, device="meta"), torch.zeros(5, dtype=torch.int64, device="meta"))
         assert (far.shape, far.device.type) == ((2, 5), "meta")

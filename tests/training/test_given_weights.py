@@ -65,6 +65,9 @@ def test_weights_alone_are_completed_by_biases_and_tied_ones_stand_once() -> Non
         for more in ({}, {"weights": [state]})
     ]
     assert losses[0] == losses[1]
+    given = {"two.weight": torch.full((8, 8), 7.0)}  # a name that the weight has too
+    population = Population(tied, [whole], horizon=1, weights=[given], engine="loop", **OPTIONS)
+    assert set(population.parameters.survivors["one.weight"].tolist()) == {7.0}
 
 
 def test_weights_that_do_not_belong_are_refused() -> None:
@@ -75,6 +78,7 @@ def test_weights_that_do_not_belong_are_refused() -> None:
         ([start], "1 mappings of weights for 2 individuals"),
         ([{**start, "other": start[name]}] * 2, "has no 'other'"),
         ([{**start, name: start[name][:1]}] * 2, "have shape"),
+        ([{**start, name: start[name].t().contiguous()}] * 2, "have shape"),
     ):
         with pytest.raises(InputError, match=said):
             Population(problem, [mask, mask], horizon=1, weights=weights, **OPTIONS)
