@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from _plan import SEARCHES
 
 from evoprune.evidence.checked import rejudged
 from evoprune.evidence.tables import plus_minus, prunes
@@ -104,12 +105,14 @@ _WORDS = {"better": "better than `{}`", "worse": "worse than `{}`", "": "not sho
 
 
 def checks(folder: Path) -> str:
-    """Verdicts of the controls, a row a ticket."""
+    """Verdicts of the controls, a row a ticket, and how many of the planned ones these are."""
     lines = ["| ticket | verdict | because |", "|---|---|---|"]
     for path in sorted((folder / "checks").glob("*.json")):
         told = rejudged(json.loads(path.read_text()), pd.read_csv(path.with_suffix(".csv")))
         lines.append(f"| {path.stem} | {told['verdict']} | {told['because']} |")
-    return "\n".join(lines) if len(lines) > 2 else "No ticket is checked yet."
+    planned = len(SEARCHES) * len(_state(folder)["coverage"])
+    lines += ["", f"{len(lines) - 2} of {planned} tickets are checked."]
+    return "\n".join(lines) if len(lines) > 4 else "No ticket is checked yet."
 
 
 def costs(folder: Path) -> str:
