@@ -263,7 +263,7 @@ class BatchMap:
 
     def _tell(self, individual: Any, record: Record) -> None:
         """Leave on an individual what became of it."""
-        with suppress(AttributeError):  # a class with slots does without
+        with suppress(AttributeError, TypeError):  # a class with slots does without
             individual.failed = record.failed
             if record.key.repetition:
                 return
