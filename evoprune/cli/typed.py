@@ -111,9 +111,7 @@ def coerced(key: str, text: str, hint: Any) -> Any:
             return text if str in kinds else value
         elif kind is str:
             return text
-        elif kind is float and type(value) is int:
-            return float(value)
-        elif type(value) is kind:
+        elif type(value) is kind or (kind is float and type(value) is int):
             return value
         else:
             expected.append(KINDS[kind])

@@ -55,7 +55,7 @@ def setup_of(
         own[name] = {key: given[key] for key in given if key not in common and as_json(given[key]) != usual[key]}
     described = {name: problem.with_seed(0).describe() for name, problem in problems.items()}
     setup = {"format": FORMAT, "problems": described, "options": shared, "equal_cost": equal_cost, "methods": own}
-    return dict(json.loads(json.dumps(setup, default=repr)))
+    return dict(as_json(setup))
 
 
 def find_folder(out: str | os.PathLike[str] | None, cells: Sequence[Cell], setup: Mapping[str, Any]) -> Path:

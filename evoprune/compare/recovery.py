@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from evoprune.methods.registry import METHODS
+from evoprune.runs import as_json
 from evoprune.training.options import Training
 
 __all__ = ["rebuilt"]
@@ -40,5 +40,5 @@ def rebuilt(runs: Iterable[tuple[str, Mapping[str, Any]]], asked: Mapping[str, A
 
 def _changed(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Those of `defaults` that are not at their default, as JSON gives them back."""
-    plain = json.loads(json.dumps(dict(defaults), default=repr))
+    plain = as_json(dict(defaults))
     return {name: options[name] for name in plain if name in options and options[name] != plain[name]}
