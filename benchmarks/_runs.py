@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from _plan import SEEDS, Key, Place, key
 
-from evoprune.files import atomic_write
+from evoprune.formats import write_csv
 
 __all__ = ["COLUMNS", "append", "keys_of", "mend", "note_unfit", "read", "unfit", "unfit_keys"]
 
@@ -48,7 +48,7 @@ def mend(path: Path) -> None:
     in_order = header == ",".join(COLUMNS) and whole.count(b"\n") == len(runs) + 1
     if not path.exists() or (whole == path.read_bytes() and in_order):
         return
-    atomic_write(path, runs.to_csv(index=False, lineterminator="\n").encode())
+    write_csv(path, runs)
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def note_unfit(out: Path, place: Place, method: str, reason: str) -> None:
     """Add one."""
     known = unfit(out).to_dict("records")
     told = dict(zip(UNFIT, (*key(place, method, 0)[:4], reason), strict=True))
-    atomic_write(out / "unfit.csv", pd.DataFrame([*known, told]).to_csv(index=False, lineterminator="\n").encode())
+    write_csv(out / "unfit.csv", pd.DataFrame([*known, told]))
 
 
 def unfit_keys(out: Path) -> set[Key]:

@@ -17,6 +17,7 @@ import evoprune as ep
 from evoprune.evidence.report import Material, page
 from evoprune.evidence.tables import duels, pivot, prunes, summarise
 from evoprune.files import atomic_write
+from evoprune.formats import write_csv, write_json
 
 __all__ = ["write_report"]
 
@@ -80,8 +81,8 @@ def write_report(out: Path) -> list[Path]:
     title, command = "Searches, rivals and a random mask at equal cost", ["python benchmarks/study.py"]
     material = Material(runs, results_of(runs), histories_of(runs), checks_of(out), command, state["missing"], title, PAIRS)
     frames = {"summary": summary, "pivot": pivot(summary), "duels": duelled}
-    paths = [atomic_write(out / f"{name}.csv", frame.to_csv(index=False).encode()) for name, frame in frames.items()]
-    paths.append(atomic_write(out / "study.json", (json.dumps(state, indent=1) + "\n").encode()))
+    paths = [write_csv(out / f"{name}.csv", frame) for name, frame in frames.items()]
+    paths.append(write_json(out / "study.json", state))
     return [*paths, draw(summary, out / "study.png"), atomic_write(out / "report.html", page(material).encode())]
 
 

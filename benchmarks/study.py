@@ -34,7 +34,7 @@ import evoprune as ep
 from evoprune.compare.cells import Cell
 from evoprune.compare.costs import Costs, epochs_at
 from evoprune.errors import InputError, TrainingFailed
-from evoprune.files import atomic_write
+from evoprune.formats import write_csv, write_json
 
 OUT = Path(__file__).parent / "results" / "study"
 USUAL = 10
@@ -138,8 +138,8 @@ class Study:
         found = ep.check(self.ticket(place, method, 0), seeds=seeds, epochs=epochs)
         stem = check_stem(self.out, place, method)
         stem.parent.mkdir(parents=True, exist_ok=True)
-        found.frame.to_csv(stem.with_suffix(".csv"), index=False)
-        atomic_write(stem.with_suffix(".json"), (json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n").encode())
+        write_csv(stem.with_suffix(".csv"), found.frame)
+        write_json(stem.with_suffix(".json"), found.as_dict())
 
 
 def early(history: pd.DataFrame, column: str) -> float:

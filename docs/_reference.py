@@ -23,7 +23,7 @@ PAGES = {
     "methods": ("methods", "One file a method, and the scorers."),
     "evidence": ("evidence", "Statistics, tables, plots."),
     "runs": ("runs and comparisons", "Run folders and comparisons on disk."),
-    "foundations": ("foundations", "Errors, seeds, files, registries, and the tests for methods of your own."),
+    "foundations": ("foundations", "Errors, seeds, files and formats, registries, and the tests for methods of your own."),
 }
 INNER = ("kernels", "sparse", "cli", "__main__")
 """Parts of a module's name that make it inner: documented in the source, not here."""

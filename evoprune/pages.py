@@ -14,7 +14,10 @@ from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.report import Material, agree, check_command, command, made_by_hand, page, settings
 from evoprune.evidence.tables import prunes
 from evoprune.files import atomic_write
-from evoprune.runs import HISTORY, LOG, RESULT, TRACE, load_runs, read_json, read_result
+from evoprune.formats import read_json
+from evoprune.runs import load_runs, read_result
+from evoprune.runs.folder import HISTORY, LOG, TRACE
+from evoprune.runs.results import RESULT
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 import evoprune as ep
-from evoprune import cli, runs
+from evoprune import cli
 from evoprune.compare import Comparison, compare, workers
 from evoprune.compare.cells import cells_of
 from evoprune.compare.folder import run_folder
 from evoprune.compare.work import open_tests, train
 from evoprune.errors import DamagedFile, EvopruneError, InputError, TrainingFailed
+from evoprune.formats import write_json
 from evoprune.methods import METHODS
 from tests.test_compare import ASKED, METHODS_USED, finished_in, judged, same_tables, setup_in
 
@@ -188,7 +189,7 @@ def test_a_run_that_another_process_is_making_costs_nobody_a_run(problem: ep.Pro
 def test_a_refused_comparison_leaves_alone_what_joined_it(problem: ep.Problem, tmp_path: Path) -> None:
     def another_joins(done: int, total: int) -> None:
         (tmp_path / "out" / "runs" / "theirs").mkdir(parents=True)
-        runs.write_json(tmp_path / "out" / "compare.json", setup_in(tmp_path / "out"))
+        write_json(tmp_path / "out" / "compare.json", setup_in(tmp_path / "out"))
 
     with pytest.raises(InputError, match="k=0"):
         compare(["kstarts"], problem, out=tmp_path / "out", progress=another_joins, **{**ASKED, "k": 0})

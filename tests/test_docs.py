@@ -196,6 +196,6 @@ def test_the_reference_has_what_a_user_types(generate: ModuleType) -> None:
         "problems.problem.Problem",
         "training.population.Population",
         "evolution.toolbox.make_toolbox",
-        "runs.load_runs",
+        "runs.results.load_runs",
     ):
         assert f"::: evoprune.{name}\n" in text

@@ -16,6 +16,7 @@ import pytest
 import evoprune as ep
 from evoprune import runs
 from evoprune.errors import DamagedFile, InputError, TrainingFailed, UnknownName
+from evoprune.formats import write_json
 from evoprune.methods import METHODS
 
 FILES = ["history.csv", "log.txt", "result.json", "ticket.safetensors", "trace.csv"]
@@ -351,7 +352,7 @@ def test_a_result_with_a_value_of_another_kind_is_left_out(
 ) -> None:
     for name, content in (("good", finished[1]), ("bad", {**finished[1], part: value})):
         (tmp_path / name).mkdir()
-        runs.write_json(tmp_path / name / "result.json", content)
+        write_json(tmp_path / name / "result.json", content)
     page = ep.report(tmp_path).read_text()
     assert f"bad/result.json is damaged ({part} is " in page
 

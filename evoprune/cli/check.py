@@ -48,7 +48,8 @@ def check(
     with reporting(verbose, kept="nothing is kept"):
         from evoprune.evidence.check import check as check_ticket
         from evoprune.problems.problem import Problem
-        from evoprune.runs import RESULT, read_result
+        from evoprune.runs import read_result
+        from evoprune.runs.results import RESULT
 
         if not (folder / RESULT).is_file():
             raise InputError(

@@ -15,8 +15,10 @@ from evoprune.compare.work import Progress, open_tests, price, train
 from evoprune.compare.workers import check_workers, fitting, pool
 from evoprune.errors import InputError, TrainingFailed
 from evoprune.evolution.executors.cores import tied_to_session
+from evoprune.formats import write_json
 from evoprune.problems.problem import Problem
-from evoprune.runs import entries, logging_to, make_folder, write_json
+from evoprune.runs import logging_to
+from evoprune.runs.folder import entries, make_folder
 
 __all__ = ["compare"]
 

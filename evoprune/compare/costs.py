@@ -13,8 +13,8 @@ from pathlib import Path
 from evoprune.compare.cells import Cell
 from evoprune.compare.folder import COSTS
 from evoprune.errors import InputError
+from evoprune.formats import read_json, write_json
 from evoprune.methods.registry import METHODS
-from evoprune.runs import read_json, write_json
 
 __all__ = ["DEAREST", "Costs", "aim", "check_target", "epochs_at", "equalised"]
 

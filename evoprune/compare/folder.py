@@ -16,9 +16,12 @@ from evoprune.compare.cells import EPOCHS, Cell, Problems, common_options, own_o
 from evoprune.compare.recovery import rebuilt
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.tables import prunes
+from evoprune.formats import as_json, read_json
 from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem
-from evoprune.runs import RESULT, Arguments, RunFolder, as_json, entries, read_json, read_result, remove_folders
+from evoprune.runs import Arguments, RunFolder, read_result
+from evoprune.runs.folder import entries, remove_folders
+from evoprune.runs.results import RESULT
 from evoprune.training.options import Training
 
 __all__ = [

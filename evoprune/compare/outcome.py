@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from evoprune.compare.cells import Cell, Problems
 from evoprune.compare.folder import RUNS, finished_runs
 from evoprune.files import atomic_write
-from evoprune.runs import write_csv
+from evoprune.formats import write_csv
 
 if TYPE_CHECKING:
     import pandas as pd

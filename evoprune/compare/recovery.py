@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from evoprune.formats import as_json
 from evoprune.methods.registry import METHODS
-from evoprune.runs import as_json
 from evoprune.training.options import Training
 
 __all__ = ["rebuilt"]

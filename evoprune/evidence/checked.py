@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
 from evoprune.evidence.verdict import BETTER, RANDOM, SEEDS, WORSE, Verdict, judge, smallest_of_interest, table
 from evoprune.files import atomic_write
+from evoprune.formats import finite, write_csv, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +80,7 @@ class Check:
         searched = _of_the_search({row["control"]: str(row["ticket_is"]) for row in shown})
         told = [verdict.because, reached, *_failures(frame), *searched]
         verdict = replace(verdict, because="; ".join(told))
-        whole = {**{name: about.get(name) for name in ABOUT}, "ticket": _plain(mean_interval(by_seed[TICKET]).mean)}
+        whole = {**{name: about.get(name) for name in ABOUT}, "ticket": finite(mean_interval(by_seed[TICKET]).mean)}
         return cls(frame, pd.DataFrame(shown), verdict, smallest, seeds, epochs, counts_chosen, whole, dict(options))
 
     def figure(self) -> Figure:
@@ -98,19 +96,20 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: verdict, because, seeds_needed, seeds, epochs, difference, counts_chosen, options, what `about` holds, and
         controls, the rows of the table."""
-        rows = [{name: _plain(value) for name, value in row.items()} for row in self.table.to_dict("records")]
+        rows = finite(self.table.to_dict("records"))
         told = {"verdict": str(self.verdict), "because": self.verdict.because, "seeds_needed": self.verdict.seeds}
         asked = {"seeds": self.seeds, "epochs": self.epochs, "difference": self.difference, "counts_chosen": self.counts_chosen}
         return {**told, **asked, **self.about, "options": self.options, "controls": rows}
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write `check.csv` (the frame), `check.json` and `check.png` into a folder, atomically; returns the paths."""
-        where, text, picture = Path(folder), io.StringIO(), io.BytesIO()
-        self.frame.to_csv(text, index=False, lineterminator="\n")
+        where, picture = Path(folder), io.BytesIO()
         self.figure().savefig(picture, format="png", dpi=150)
-        content = json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
-        parts = {"check.csv": text.getvalue().encode(), "check.json": content.encode(), "check.png": picture.getvalue()}
-        return [atomic_write(where / name, part) for name, part in parts.items()]
+        return [
+            write_csv(where / "check.csv", self.frame),
+            write_json(where / "check.json", self.as_dict()),
+            atomic_write(where / "check.png", picture.getvalue()),
+        ]
 
     def __repr__(self) -> str:
         return f"Check({self.verdict}: {self.verdict.because})"
@@ -165,8 +164,3 @@ def _row(name: str, own: pd.DataFrame, by_seed: list[float], gain: Interval, p: 
         **{"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high},
         **{"p": gain.p, "p_holm": p, "ticket_is": word},
     }
-
-
-def _plain(value: Any) -> Any:
-    plain = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(plain, float) and not math.isfinite(plain) else plain

@@ -16,6 +16,7 @@ import numpy as np
 
 from evoprune import seeds
 from evoprune.errors import InputError, UnknownName
+from evoprune.formats import as_json
 from evoprune.masks.allocation import ALLOCATIONS
 from evoprune.masks.space import check_sparsity
 from evoprune.problems.problem import Problem
@@ -129,9 +130,7 @@ class Method:
             ticket = self.function(problem, **options)
         ticket.ledger.wall_s = ticket.earlier_s + time.perf_counter() - started
         defaults = {name: p.default for name, p in self.__signature__.parameters.items() if p.default is not p.empty}
-        return ticket.with_provenance(
-            {"method": self.name, "options": _jsonable({**defaults, **options}), "versions": versions()}
-        )
+        return ticket.with_provenance({"method": self.name, "options": as_json({**defaults, **options}), "versions": versions()})
 
 
 def method(
@@ -162,13 +161,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[package] = "unknown"
     return found
-
-
-def _jsonable(value: Any) -> Any:
-    """As JSON gives it back: sequences become lists; what JSON does not know becomes a text."""
-    if isinstance(value, Mapping):
-        return {str(name): _jsonable(entry) for name, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(entry) for entry in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
