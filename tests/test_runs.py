@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -18,6 +19,8 @@ from evoprune import runs
 from evoprune.errors import DamagedFile, InputError, TrainingFailed, UnknownName
 from evoprune.formats import write_json
 from evoprune.methods import METHODS
+from evoprune.methods.registry import hint
+from evoprune.training.options import Training
 
 FILES = ["history.csv", "log.txt", "result.json", "ticket.safetensors", "trace.csv"]
 KEYS = {
@@ -440,6 +443,23 @@ def test_a_value_that_is_spelt_differently_is_the_same(
     written = (tmp_path / "out" / "result.json").stat().st_mtime_ns
     assert run(problem, tmp_path / "out", method, **short, **second)["mask_hash"] == before["mask_hash"]
     assert (tmp_path / "out" / "result.json").stat().st_mtime_ns == written
+
+
+def test_one_unknown_annotation_costs_no_other_its_type() -> None:
+    def mine(problem: ep.Problem, *, strength: float | None = None, shape: Unknown = None, **training: Any) -> ep.Ticket:  # type: ignore[name-defined]  # noqa: F821
+        """Has a type that is known to type checkers alone."""
+        raise AssertionError
+
+    @functools.wraps(mine)
+    def wrapped(*args: Any, **options: Any) -> ep.Ticket:
+        return mine(*args, **options)
+
+    assert hint(mine, "strength") == float | None
+    assert hint(mine, "shape") is None
+    assert hint(mine, "absent") is None
+    assert hint(functools.partial(mine), "strength") is None
+    assert hint(wrapped, "strength") == float | None
+    assert hint(Training, "lr") == float | None
 
 
 def test_counts_may_be_numpys(problem: ep.Problem, tmp_path: Path) -> None:

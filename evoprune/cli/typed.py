@@ -46,6 +46,9 @@ def parse_options(
     takes options of its own.
     Raises `InputError` for what is no option or of the wrong kind; unknown ones are left to whoever takes them.
     """
+    from evoprune.methods.registry import hint
+    from evoprune.training.options import Training
+
     parsed: dict[str, Any] = {}
     takers = [*(method.function for method in methods), *([] if function is None else [function])]
     named = () if command is None else inspect.signature(command).parameters
@@ -60,21 +63,9 @@ def parse_options(
             raise InputError(f"--set {setting!r} is not usable: give it as --{key.replace('_', '-')}")
         if key in parsed:
             raise InputError(f"--set {key}=… is given twice: give one value")
-        parsed[key] = coerced(key, text.strip(), _hint(takers, key))
+        taker = next((one for one in takers if key in inspect.signature(one).parameters), Training)
+        parsed[key] = coerced(key, text.strip(), hint(taker, key))
     return parsed
-
-
-def _hint(takers: Sequence[Callable[..., object]], key: str) -> Any:
-    """The annotation of an option, None where there is none to be had."""
-    from typing import get_type_hints
-
-    from evoprune.training.options import Training
-
-    taker = next((function for function in takers if key in inspect.signature(function).parameters), Training)
-    try:
-        return get_type_hints(taker).get(key)
-    except NameError:  # an annotation that is imported for type checkers alone
-        return None
 
 
 def literal(text: str) -> Any:

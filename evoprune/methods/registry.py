@@ -6,11 +6,13 @@ import functools
 import inspect
 import math
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from evoprune.registry import Registry
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
 
-__all__ = ["ASIDE", "METHODS", "Holding", "Holds", "Method", "method"]
+__all__ = ["ASIDE", "METHODS", "Holding", "Holds", "Method", "hint", "method", "versions"]
 
 METHODS: Registry[Method] = Registry("method")
 
@@ -149,6 +151,20 @@ def method(
         return METHODS.add(name, Method(name, function, reference, sparse, held, unset or {}))
 
     return register
+
+
+def hint(taker: Callable[..., object], name: str) -> Any:
+    """The type that a parameter of a function, or a field of a dataclass, is annotated with; None where there is none to be had.
+
+    An annotation that is imported for type checkers alone costs its own parameter, not the others.
+    """
+    taker = inspect.unwrap(taker)
+    known = vars(sys.modules[taker.__module__]) if isinstance(taker, type) else getattr(taker, "__globals__", {})
+    given = {key: own for key, own in getattr(taker, "__annotations__", {}).items() if key == name}
+    try:
+        return get_type_hints(SimpleNamespace(__annotations__=given), known).get(name)
+    except NameError:
+        return None
 
 
 @functools.cache

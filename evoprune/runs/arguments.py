@@ -16,7 +16,7 @@ from evoprune.criteria import CRITERIA
 from evoprune.formats import as_json
 from evoprune.masks.allocation import allocate
 from evoprune.methods.dissipation import RULES
-from evoprune.methods.registry import ASIDE, Method, versions
+from evoprune.methods.registry import ASIDE, Method, hint, versions
 from evoprune.problems.problem import Problem
 from evoprune.training.engines import ENGINES
 from evoprune.training.options import Training
@@ -46,7 +46,7 @@ class Arguments:
     @classmethod
     def of(cls, method: Method, problem: Problem, options: Mapping[str, Any]) -> Arguments:
         """Check the options and fill in the defaults; numpy's numbers are taken as Python's. Raises `InputError`."""
-        options = {name: _native(value, _annotation(method, name)) for name, value in options.items()}
+        options = {name: _native(value, method, name) for name, value in options.items()}
         method.check(options)
         defaults = {name: p.default for name, p in method.__signature__.parameters.items() if p.default is not p.empty}
         defaults = {**Training().as_dict(), **defaults}
@@ -78,18 +78,13 @@ class Arguments:
         return {"format": FORMAT, "hash": self.hash, "options": self.options, "problem": self.problem, "versions": versions()}
 
 
-def _native(value: Any, annotation: str) -> Any:
+def _native(value: Any, method: Method, name: str) -> Any:
     """numpy's numbers and arrays as Python's, and a whole number as a float where one is meant: 1 is spelt 1.0 then."""
     native = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
-    return float(native) if type(native) is int and annotation in ("float", "float | None") else native
-
-
-def _annotation(method: Method, name: str) -> str:
-    """As written in the signature, or in `Training`."""
-    parameter = method.__signature__.parameters.get(name)
-    if parameter is not None:
-        return parameter.annotation if isinstance(parameter.annotation, str) else getattr(parameter.annotation, "__name__", "")
-    return str(Training.__annotations__.get(name, ""))
+    if type(native) is not int:
+        return native
+    taker = method.function if name in method.__signature__.parameters else Training
+    return float(native) if hint(taker, name) in (float, float | None) else native
 
 
 def _check_values(problem: Problem, options: Mapping[str, Any]) -> None:
