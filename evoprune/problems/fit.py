@@ -159,6 +159,9 @@ def _gradients(module: nn.Module, inputs: Tensor, goals: Tensor, loss: Loss, hel
             raise InputError(f"{what}: let both be differentiable") from error
         if not mean.requires_grad:
             raise InputError(f"no gradient reaches the model from the loss {loss.name}: let both be differentiable")
+    for name, leaf in leaves.items():
+        if leaf.grad is not None and leaf.grad.layout is not torch.strided:
+            raise InputError(f"the gradient of {name} is a sparse tensor: make its layer without sparse=True")
     return {name: leaf.grad for name, leaf in leaves.items()}
 
 

@@ -31,7 +31,7 @@ from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
 from evoprune.training.precision import arithmetic
 from evoprune.training.recorded import Recorded
-from evoprune.training.running import forget, running_statistics
+from evoprune.training.running import Anew, running_statistics
 from evoprune.training.starting import completed, least_bytes, starting_weights
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
@@ -430,18 +430,20 @@ class Population:
         return self
 
     def settle(self) -> Population:
-        """Take running statistics anew, after values were changed: passes over the training split, without a step.
+        """Take running statistics anew, after values were changed: a pass over the training split, without a step.
 
-        One pass, or as many as it takes until what they were has a weight of half a percent, counted in the ledger as evaluation.
-        A cumulative average (momentum None) begins anew.
+        What they were has no part in them. Statistics that are not those of batch normalisation take as many passes as bring it
+        below half a percent. The ledger counts passes as evaluation.
         """
-        passes = math.ceil(forget(self.problem.module(), self.parameters.buffers) / self.batches.per_epoch)
+        anew = Anew(self.problem.module(), self.parameters.buffers)
+        passes = math.ceil(anew.batches / self.batches.per_epoch)
         self.ledger.evaluation_samples += passes * len(self) * self.batches.per_epoch * self.batches.size
         with self._undisturbed(), torch.no_grad():
             for indices in (indices for ahead in range(passes) for indices in self.batches.order(self.epoch + ahead)):
                 for chunk in self._chunks:
                     self.seed_dropout()
                     chunk.train()(self.batches.rows(indices)[0])
+        anew.finish()
         return self
 
     def _position(self, row: int) -> int:

@@ -294,6 +294,12 @@ TOKENS = {
         (poisoned, table(), {}, "NaN or infinity on the first samples"),
         (Locked(5, 4), table(), {}, "Locked cannot be copied .this module is locked.: give a callable"),
         (nn.LazyLinear(4), table(), {}, "lazy layer"),
+        (
+            nn.Sequential(nn.EmbeddingBag(9, 6, sparse=True), nn.Linear(6, 4)),
+            TOKENS,
+            {},
+            "gradient of 0.weight is a sparse tensor",
+        ),
         (moody, table(), {}, "builder moody gives other shapes for other seeds"),
         (broken, table(), {}, "builder broken fails .no such checkpoint."),
         (no_module, table(), {}, "builder no_module gives str"),

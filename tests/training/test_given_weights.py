@@ -16,7 +16,7 @@ from evoprune.masks.sampling import random_mask
 from evoprune.problems.problem import Problem
 from evoprune.training.initializers.exact_orthogonal import eoi
 from evoprune.training.population import Population
-from evoprune.training.running import forget
+from evoprune.training.running import Anew
 from evoprune.training.ticket import Ticket
 from tests.tiny import Tied, mlp, own, table
 
@@ -126,25 +126,83 @@ def test_rewinding_leaves_frozen_layers_where_they_are() -> None:
     assert generation.train(1).rewind().evaluate()["loss"].tolist() == before
 
 
-@pytest.mark.parametrize("momentum", [0.5, 0.1, 0.02, None])
-def test_statistics_of_any_momentum_are_taken_anew(momentum: float | None) -> None:
+@pytest.mark.parametrize("engine", ["loop", "dense", "sparse"])
+@pytest.mark.parametrize("momentum", [1.0, 0.5, 0.1, 0.001, None])
+def test_statistics_taken_anew_are_those_of_one_pass_whatever_they_were(momentum: float | None, engine: str) -> None:
+    if momentum is None and engine == "dense":
+        pytest.skip("torch.vmap has no cumulative average")
     problem = own(lambda: normed(momentum))
-    generation = Population(problem, [random_mask(problem.space, sparsity=0.5, seed=0)], horizon=6, engine="loop", **OPTIONS)
-    generation.train(6)
-    settled = generation.settle().parameters.row(0)
-    hidden = nn.functional.linear(problem.split("train").inputs, settled["0.weight"], settled["0.bias"])
-    wanted = hidden.mean(0)
-    assert (settled["1.running_mean"] - wanted).abs().max() < (0.02 if momentum is None else 0.4) * hidden.std(0).max()
-    assert not torch.equal(settled["1.running_var"], torch.ones(12))
+    masks = [random_mask(problem.space, sparsity=0.5, seed=seed) for seed in range(2)]
+    generation = Population(problem, masks, horizon=6, engine=engine, **OPTIONS)
+    generation.train(2)
+    generation.parameters.buffers["1.running_mean"] += 1e4
+    generation.parameters.buffers["1.running_var"] += 1e4
+    before = generation.ledger.evaluation_samples
+    generation.settle()
+    batches = [problem.split("train").inputs[indices] for indices in generation.batches.order(generation.epoch)]
+    assert generation.ledger.evaluation_samples - before == 2 * sum(map(len, batches))
+    for row in range(2):
+        settled = generation.parameters.row(row)
+        hidden = [nn.functional.linear(inputs, settled["0.weight"], settled["0.bias"]) for inputs in batches]
+        share = [1 if momentum is None else (1 - momentum) ** later for later in reversed(range(len(batches)))]
+        shares = torch.tensor(share)[:, None] / sum(share)
+        wanted = {
+            "1.running_mean": (shares * torch.stack([batch.mean(0) for batch in hidden])).sum(0),
+            "1.running_var": (shares * torch.stack([batch.var(0) for batch in hidden])).sum(0),
+        }
+        for name, value in wanted.items():
+            torch.testing.assert_close(settled[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_what_was_is_forgotten_to_half_a_percent() -> None:
-    buffers = {name: value[None].clone() for name, value in normed().named_buffers()}
-    assert [forget(normed(momentum), buffers) for momentum in (0.1, 0.01, 1.0)] == [50, 527, 50]
-    assert forget(nn.Linear(2, 2), {}) == 0
-    buffers["1.running_mean"] += 5
-    forget(normed(None), buffers)
-    assert buffers["1.running_mean"].abs().max() == 0
+class Kept(nn.Module):
+    """One normalisation that keeps its statistics in training, one that is not used, one that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.kept, self.unused = nn.BatchNorm1d(12), nn.BatchNorm1d(12)
+        self.twice = nn.BatchNorm1d(12, momentum=0.001)
+        self.kept.running_mean += 3  # type: ignore[operator]
+        self.unused.running_mean += 3  # type: ignore[operator]
+
+    def train(self, mode: bool = True) -> Kept:
+        super().train(mode)
+        self.kept.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.twice(self.kept(self.twice(self.first(x)))))
+        return out
+
+
+def test_statistics_that_training_does_not_move_are_kept() -> None:
+    problem = own(Kept)
+    generation = Population(problem, [random_mask(problem.space, sparsity=0.5, seed=0)], horizon=2, engine="loop", **OPTIONS)
+    settled = generation.train(1).settle().parameters.row(0)
+    for name in ("kept", "unused"):
+        assert torch.equal(settled[f"{name}.running_mean"], torch.full((12,), 3.0))
+        assert torch.equal(settled[f"{name}.running_var"], torch.ones(12))
+    hidden = nn.functional.linear(problem.split("train").inputs, settled["first.weight"], settled["first.bias"])
+    again = (hidden - hidden.mean(0)) / (hidden.var(0, correction=0) + 1e-5).sqrt() * settled["twice.weight"] + settled[
+        "twice.bias"
+    ]
+    again = (again - 3) / (1 + 1e-5) ** 0.5 * settled["kept.weight"] + settled["kept.bias"]
+    wanted = (hidden.mean(0) + again.mean(0)) / 2
+    assert (settled["twice.running_mean"] - wanted).abs().max() < 0.1
+
+
+def test_other_statistics_take_the_batches_that_forget_them() -> None:
+    def needed(model: nn.Module) -> int:
+        return Anew(model, {name: value[None].clone() for name, value in model.named_buffers()}).batches
+
+    instance = [nn.InstanceNorm1d(4, momentum=momentum, track_running_stats=True) for momentum in (0.1, 0.01, 1.0, 0.0)]
+    assert [needed(layer) for layer in instance] == [50, 527, 1, 0]
+    assert needed(nn.Linear(2, 2)) == 0
+    assert needed(normed(0.0)) == 0
+    assert needed(nn.Sequential(nn.BatchNorm1d(4, momentum=0.001), instance[0])) == 50
+    of_its_own = nn.Linear(2, 2)
+    of_its_own.register_buffer("seen", torch.zeros(2))
+    assert needed(of_its_own) == 50
 
 
 # ---- layers that no gradient reaches ---------------------------------------------------------------------------------
