@@ -17,7 +17,7 @@ from evoprune.files import atomic_write
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_json", "finite", "read_json", "write_csv", "write_json"]
+__all__ = ["as_json", "read_json", "without_nan", "write_csv", "write_json"]
 
 
 def as_json(value: Any) -> Any:
@@ -31,12 +31,12 @@ def as_json(value: Any) -> Any:
     return plain if isinstance(plain, (str, int, float, bool, type(None))) else repr(plain)
 
 
-def finite(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN and no infinity: they become null. numpy's numbers become Python's."""
     if isinstance(value, Mapping):
-        return {name: finite(entry) for name, entry in value.items()}
+        return {name: without_nan(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     plain = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 

@@ -21,6 +21,7 @@ from evoprune.problems.problem import Problem
 from evoprune.training.options import Training
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
+from evoprune.values import is_number, whole
 
 __all__ = ["Check", "check"]
 
@@ -60,9 +61,8 @@ def check(
     Raises `InputError` for a ticket that keeps every weight.
     """
     for name, value in (("seeds", seeds), ("draws", draws), *((("epochs", epochs),) if epochs is not None else ())):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
-    if difference is not None and not (isinstance(difference, (int, float)) and 0 < difference < math.inf):
+        whole(name, value, 1)
+    if difference is not None and not (is_number(difference) and difference > 0):
         raise InputError(f"difference={difference!r} is not usable: give the smallest gain that matters, such as 0.002")
     streams.check_seed(seed)
     ticket = _ticket(source, problem)

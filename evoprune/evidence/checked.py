@@ -14,7 +14,7 @@ import pandas as pd
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
 from evoprune.evidence.verdict import BETTER, RANDOM, SEEDS, WORSE, Verdict, judge, smallest_of_interest, table
 from evoprune.files import atomic_write
-from evoprune.formats import finite, write_csv, write_json
+from evoprune.formats import without_nan, write_csv, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +80,7 @@ class Check:
         searched = _of_the_search({row["control"]: str(row["ticket_is"]) for row in shown})
         told = [verdict.because, reached, *_failures(frame), *searched]
         verdict = replace(verdict, because="; ".join(told))
-        whole = {**{name: about.get(name) for name in ABOUT}, "ticket": finite(mean_interval(by_seed[TICKET]).mean)}
+        whole = {**{name: about.get(name) for name in ABOUT}, "ticket": without_nan(mean_interval(by_seed[TICKET]).mean)}
         return cls(frame, pd.DataFrame(shown), verdict, smallest, seeds, epochs, counts_chosen, whole, dict(options))
 
     def figure(self) -> Figure:
@@ -96,7 +96,7 @@ class Check:
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: verdict, because, seeds_needed, seeds, epochs, difference, counts_chosen, options, what `about` holds, and
         controls, the rows of the table."""
-        rows = finite(self.table.to_dict("records"))
+        rows = without_nan(self.table.to_dict("records"))
         told = {"verdict": str(self.verdict), "because": self.verdict.because, "seeds_needed": self.verdict.seeds}
         asked = {"seeds": self.seeds, "epochs": self.epochs, "difference": self.difference, "counts_chosen": self.counts_chosen}
         return {**told, **asked, **self.about, "options": self.options, "controls": rows}

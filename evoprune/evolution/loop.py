@@ -14,6 +14,7 @@ from evoprune.evolution.batchmap import BatchMap, core, wraps
 from evoprune.evolution.elites import Elites, similar
 from evoprune.evolution.genealogy import Genealogy, diversity, row_of
 from evoprune.training.ledger import Ledger
+from evoprune.values import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,8 +160,8 @@ def _check(
 ) -> None:
     for name, value in {"ngen": ngen, "mu": mu, "lambda_": lambda_, "repetitions": repetitions}.items():
         least = 0 if name == "ngen" else 1
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise InputError(f"{name}={value!r} is not usable: give a whole number >= {least}")
+        if value is not None:
+            whole(name, value, least)
     if not (0 <= cxpb <= 1 and 0 <= mutpb <= 1) or (lambda_ is not None and cxpb + mutpb > 1):
         raise InputError(f"cxpb={cxpb!r} and mutpb={mutpb!r} are not usable: give probabilities, with lambda_ at most 1 together")
     if lambda_ is None and (mu is not None or comma):

@@ -17,6 +17,7 @@ from evoprune.masks.allocation import Allocation
 from evoprune.problems.problem import Problem
 from evoprune.training.ledger import Ledger
 from evoprune.training.population import Population
+from evoprune.values import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,8 +92,7 @@ def pilot(
     import pandas as pd
 
     for name, value, least in (("k", k, 3), ("runs", runs, 2), ("epochs", epochs, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r} is not usable for a pilot: give a whole number >= {least}")
+        whole(name, value, least)
     if training.get("own_weights"):
         raise InputError("own_weights gives every mask weights of its own, which a pilot could not tell from the mask: drop it")
     rules = [CRITERIA[name] for name in criteria]

@@ -27,6 +27,7 @@ from evoprune.masks.sampling import random_mask
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.options import Training
+from evoprune.values import whole
 
 __all__ = ["make_toolbox"]
 
@@ -178,9 +179,7 @@ def _training(options: dict[str, Any], inherit: str | None) -> dict[str, Any]:
 
 
 def _check(*, epochs: object, chunk: object, retries: object) -> None:
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise InputError(f"epochs={epochs!r} is not usable: give the epochs of one evaluation, >= 1")
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
-        raise InputError(f"chunk={chunk!r} is not usable: give the networks of a sub-batch, >= 1")
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise InputError(f"retries={retries!r} is not usable: give a whole number >= 0")
+    whole("epochs", epochs, 1, give="the epochs of one evaluation,")
+    if chunk is not None:
+        whole("chunk", chunk, 1, give="the networks of a sub-batch,")
+    whole("retries", retries)

@@ -17,6 +17,7 @@ from evoprune.criteria import CRITERIA, Criterion
 from evoprune.errors import InputError, TrainingFailed
 from evoprune.evolution.individual import fitness_class
 from evoprune.training.population import Population
+from evoprune.values import whole
 
 __all__ = ["check_eta", "check_rungs", "criteria_of", "default_rungs", "race", "rungs_of", "tournament"]
 
@@ -73,9 +74,7 @@ def check_rungs(
 
 def check_eta(eta: object) -> int:
     """`eta` if it is usable, or `InputError`."""
-    if isinstance(eta, bool) or not isinstance(eta, int) or eta < 2:
-        raise InputError(f"eta={eta!r} is not usable: give the factor by which a rung cuts, >= 2")
-    return eta
+    return whole("eta", eta, 2, give="the factor by which a rung cuts,")
 
 
 def race(

@@ -6,6 +6,7 @@ is given back to the others, no layer falls below its floor, and integers come b
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -16,9 +17,12 @@ import numpy.typing as npt
 from evoprune.errors import InputError, MaskMismatch
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
-from evoprune.registry import Registry
+from evoprune.registry import Registry, one_of
+from evoprune.values import whole
 
-__all__ = ["ALLOCATIONS", "Allocation", "allocate", "spread"]
+__all__ = ["ALLOCATIONS", "Allocation", "allocate", "is_layerwise", "spread"]
+
+log = logging.getLogger("evoprune")
 
 Floats = npt.NDArray[np.float64]
 Allocation = str | Mask | Sequence[int]
@@ -77,6 +81,15 @@ def allocate(
     return counts
 
 
+def is_layerwise(scope: str, allocation: Allocation) -> bool:
+    """Whether a ranking of this scope, "global" or "layer", keeps counts; says so where an allocation then has no part."""
+    if one_of("scope", scope, ("global", "layer")) == "layer":
+        return True
+    if not (isinstance(allocation, str) and allocation == "erk"):
+        log.warning("scope='global' ranks all layers together, allocation= has no part in it: give scope='layer'")
+    return False
+
+
 def _counts(allocation: object) -> tuple[int, ...]:
     try:
         return tuple(operator.index(count) for count in allocation)  # type: ignore[attr-defined]
@@ -130,6 +143,5 @@ def _with_last_layer(space: MaskSpace, densities: Floats, budget: int, floors: S
 
 
 def _floors(space: MaskSpace, floor: int) -> tuple[int, ...]:
-    if isinstance(floor, bool) or not isinstance(floor, (int, np.integer)) or floor < 0:
-        raise InputError(f"floor {floor!r} is not usable: give the least number of survivors a layer, >= 0")
-    return tuple(min(int(floor), size) for size in space.sizes)
+    floor = whole("floor", floor, give="the least number of survivors a layer,")
+    return tuple(min(floor, size) for size in space.sizes)

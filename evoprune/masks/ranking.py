@@ -10,7 +10,7 @@ import numpy.typing as npt
 from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
 
-__all__ = ["keep_counts", "keep_top", "largest"]
+__all__ = ["check_floors", "keep_counts", "keep_top", "largest"]
 
 Scores = Sequence[npt.NDArray[np.float64]]
 
@@ -29,6 +29,17 @@ def largest(scores: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.bool_
     return chosen
 
 
+def check_floors(mask: Mask, budget: int, *, floor: int = 1) -> None:
+    """Raise `InputError` for a budget that leaves a layer of `mask` fewer than `floor` survivors, or than it has."""
+    least = sum(min(floor, count) for count in mask.counts)
+    if budget < least:
+        most = 1 - least / mask.space.prunable
+        layers = sum(count > 0 for count in mask.counts)
+        raise InputError(
+            f"{budget} survivors are fewer than {floor} in each of {layers} layers: choose a sparsity of at most {most:.6g}"
+        )
+
+
 def keep_counts(mask: Mask, scores: Scores, counts: Sequence[int]) -> Mask:
     """The `counts` best survivors of each layer; `scores`: one array a layer, aligned with the mask's survivors."""
     return Mask._trusted(
@@ -40,12 +51,9 @@ def keep_top(mask: Mask, scores: Scores, budget: int, *, floor: int = 1) -> Mask
     """The `budget` best survivors of all layers together, no layer below `floor` (or what it has, if that is less)."""
     if budget > mask.count:
         raise InputError(f"{budget} survivors cannot be kept of {mask.count}: ask for fewer")
+    check_floors(mask, budget, floor=floor)
     reserved = [largest(score, min(floor, len(score))) for score in scores]
     left = budget - sum(int(chosen.sum()) for chosen in reserved)
-    if left < 0:
-        raise InputError(
-            f"{budget} survivors are fewer than {floor} in each of {len(mask.space)} layers: choose a smaller sparsity"
-        )
     flat, first = np.concatenate(list(scores)), np.concatenate(reserved)
     others = np.flatnonzero(~first)
     first[others[largest(flat[others], left)]] = True

@@ -14,6 +14,7 @@ from evoprune.errors import InputError
 from evoprune.masks.allocation import Allocation, allocate
 from evoprune.masks.mask import Indices, Mask
 from evoprune.masks.space import MaskSpace
+from evoprune.values import whole
 
 __all__ = ["random_flags", "random_mask", "random_masks", "random_of_counts", "random_subset"]
 
@@ -98,10 +99,9 @@ def random_masks(
     space: MaskSpace, k: int, *, sparsity: float | str | Decimal, allocation: Allocation = "erk", seed: int = 0, floor: int = 1
 ) -> list[Mask]:
     """k independent random masks with the same layer counts; mask i does not depend on k."""
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-        raise InputError(f"k={k!r} is not usable: give the number of masks, >= 1")
+    k = whole("k", k, 1, give="the number of masks,")
     counts = allocate(space, sparsity, allocation, floor=floor)
-    return [random_of_counts(space, counts, seeds.generator(seed, "mask", index)) for index in range(int(k))]
+    return [random_of_counts(space, counts, seeds.generator(seed, "mask", index)) for index in range(k)]
 
 
 def random_mask(

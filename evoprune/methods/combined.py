@@ -13,6 +13,7 @@ from evoprune.evolution.individual import Individual
 from evoprune.evolution.tournament import check_rungs, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.mask import Mask
+from evoprune.masks.ranking import check_floors
 from evoprune.masks.sampling import random_mask, random_subset
 from evoprune.methods.dissipation import (
     RULES,
@@ -31,6 +32,7 @@ from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
+from evoprune.values import is_number
 
 __all__ = ["combined"]
 
@@ -72,7 +74,7 @@ def combined(
     chosen, budget = CRITERIA[criterion], problem.space.budget(sparsity)
     together = one_of("order", order, ("together", "dissipate-first")) == "together"
     check_rungs((selection_epochs,), epochs, criterion=chosen)
-    if isinstance(pool, bool) or not isinstance(pool, (int, float)) or not pool >= 1:
+    if not (is_number(pool) and pool >= 1):
         raise InputError(f"pool={pool!r} is not usable: give how many times the budget the masks are drawn from, >= 1")
     if not selection_epochs:
         raise InputError("selection_epochs=0 leaves no check before the choice: use kstarts, or select after 1 epoch or more")
@@ -82,6 +84,7 @@ def combined(
     individuals: list[Any] = initial_population(problem.space, k, sparsity=start, allocation=allocation, seed=seed)
     if not together:
         individuals = [Individual(random_mask(problem.space, sparsity=start, allocation=allocation, seed=seed))]
+    check_floors(individuals[0].mask, budget)
     generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)
     end = budget if together else min(individuals[0].mask.count, round(pool * budget))
     for epoch, survivors in enumerate(geometric(individuals[0].mask.count, end, checks), start=1):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from evoprune.masks.allocation import Allocation
+from evoprune.masks.ranking import check_floors
 from evoprune.masks.sampling import random_mask
 from evoprune.methods.dissipation import RULES, check, check_count, geometric
 from evoprune.methods.registry import Holding, method
@@ -70,6 +71,7 @@ def dissipate_regrow(
     budget = problem.space.budget(sparsity)
     start_sparsity = nearly_dense(budget / problem.prunable) if start_sparsity is None else start_sparsity
     start = random_mask(problem.space, sparsity=start_sparsity, allocation=allocation, seed=seed)
+    check_floors(start, budget)
     generation = Population(problem, [start], horizon=epochs, seed=seed, **training)
     regrow(dissipate(generation, budget, checks, reference), fraction, until)
     return generation.train(epochs - generation.epoch).ticket()

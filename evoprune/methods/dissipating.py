@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evoprune.masks.allocation import Allocation
+from evoprune.masks.ranking import check_floors
 from evoprune.masks.sampling import random_mask
 from evoprune.methods.dissipation import (
     UNSET,
@@ -59,6 +60,8 @@ def dissipating(
     if start_sparsity is None:
         start_sparsity = 1 - start_density(budget / problem.prunable) if how.counts else 0.0
     start = random_mask(problem.space, sparsity=start_sparsity, allocation=allocation, seed=seed)
+    if how.counts:
+        check_floors(start, budget)
     generation = Population(problem, [start], horizon=epochs, seed=seed, **training)
     schedule = geometric(start.count, budget, checks) if how.counts else [None] * checks
     for survivors in schedule:

@@ -19,6 +19,7 @@ from evoprune.methods.registry import Holding
 from evoprune.registry import Registry, one_of
 from evoprune.training.population import Population
 from evoprune.training.trace import Floats
+from evoprune.values import is_number, is_whole
 
 __all__ = ["CONTROLS", "RULES", "UNSET", "Rule", "check", "geometric", "start_density", "start_holding"]
 
@@ -178,7 +179,7 @@ def check_options(
     one_of("scope", scope, ("global", "layer"))
     if how.counts and delta is not None:
         raise InputError(f"delta={delta!r} has no meaning for rule {rule_name!r}: leave it out, or use rule='fraction'")
-    if not how.counts and (isinstance(delta, bool) or not isinstance(delta, (int, float)) or not delta > 0):
+    if not how.counts and not (is_number(delta) and delta > 0):
         raise InputError(
             f"rule {rule_name!r} needs delta= above 0, the share of a weight's value that counts as unmoved, not {delta!r}"
         )
@@ -192,7 +193,7 @@ def check_options(
 def check_count(checks: int | None, epochs: int, *, after: int = 0) -> int:
     """The number of checks, max(2, 2·epochs // 5) unless given, with at least one epoch left after them."""
     chosen = min(max(2, 2 * epochs // 5), epochs - 1 - after) if checks is None else checks
-    if isinstance(chosen, bool) or not isinstance(chosen, int) or not 1 <= chosen < epochs - after:
+    if not is_whole(chosen, 1) or chosen >= epochs - after:
         raise InputError(
             f"checks={chosen} do not fit into {epochs} epochs: leave at least one epoch for what remains, raise epochs="
         )

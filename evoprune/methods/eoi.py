@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from evoprune.errors import InputError
@@ -13,6 +12,7 @@ from evoprune.training.initializers.exact_orthogonal import eoi as exact_orthogo
 from evoprune.training.initializers.exact_orthogonal import gain_of
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
+from evoprune.values import positive
 
 __all__ = ["eoi"]
 
@@ -36,9 +36,9 @@ def eoi(
     for name in ("init", "rescale", "own_weights"):
         if training.pop(name, None) not in (None, False, "problem"):
             raise InputError(f"{name}= would undo the weights of the method eoi: leave it out")
-    if gain is not None and not 0 < gain < math.inf:
-        raise InputError(f"gain={gain!r} is not usable: give a number > 0")
-    sigma = gain_of(problem.module()) if gain is None else gain
+    if gain is not None:
+        positive("gain", gain)
+    sigma = gain_of(problem) if gain is None else gain
     mask, weights = exact_orthogonal(problem.space, sparsity, allocation, seed, gain=sigma)
     start = {**problem.initial_weights(), **weights}
     return Population(problem, [mask], horizon=epochs, seed=seed, weights=[start], **training).train(epochs).ticket()

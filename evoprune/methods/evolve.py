@@ -23,6 +23,7 @@ from evoprune.registry import one_of
 from evoprune.training.ledger import Ledger
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
+from evoprune.values import is_number, probability, whole
 
 __all__ = ["evolve"]
 
@@ -140,8 +141,9 @@ def evolve(
         toolbox.register("mutate", mutGuided, share=share, noise=True)
     try:
         population, scoring = first_population(
-            toolbox, problem, plan["mu"], first, sparsity=sparsity, allocation=allocation, seed=seed
-        )
+            toolbox, problem, plan["mu"], first, sparsity=sparsity, allocation=allocation, seed=seed,
+            **{name: training[name] for name in ("device", "dtype") if name in training},
+        )  # fmt: skip
         shares = dict(Counter(individual.lineage["operator"] for individual in population))
         hall = tools.HallOfFame(1, similar=similar) if objectives is None else tools.ParetoFront(lambda a, b: a.mask == b.mask)
         states = generations(
@@ -185,11 +187,12 @@ def _exceeds(toolbox: base.Toolbox, lambda_: int, budget: int | None) -> bool:
 def _check(*, cxpb: float, mutpb: float, mu: int, comma: bool, budget: int | None, **counts: int) -> None:
     for name, value in {"mu": mu, **counts}.items():
         least = 0 if name == "ngen" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r} is not usable: give a whole number >= {least}")
-    if budget is not None and not budget >= 1:
+        whole(name, value, least)
+    if budget is not None and not (is_number(budget) and budget >= 1):
         raise InputError(f"budget={budget!r} is not usable: give a number of samples >= 1, or None for no limit")
-    if not (0 <= cxpb <= 1 and 0 <= mutpb <= 1 and cxpb + mutpb <= 1):
+    if not isinstance(comma, bool):
+        raise InputError(f"comma={comma!r} is not usable: give True or False")
+    if probability("cxpb", cxpb) + probability("mutpb", mutpb) > 1:
         raise InputError(f"cxpb={cxpb!r} and mutpb={mutpb!r} are not usable: give shares of the offspring, together at most 1")
     if mu == 1 and cxpb:
         raise InputError(f"mu=1 leaves no pair to cross with cxpb={cxpb!r}: set cxpb=0, or raise mu=")

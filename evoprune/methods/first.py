@@ -41,8 +41,9 @@ def first_population(
     sparsity: float | tuple[float, float],
     allocation: Allocation,
     seed: int,
+    **where: Any,
 ) -> tuple[list[Any], Ledger]:
-    """n individuals, taken in turns from the sources `first`, and what scoring cost.
+    """n individuals, taken in turns from the sources `first`, and what scoring cost. where: `device` and `dtype` of scoring.
 
     Each draw of a scorer has a seed of its own; one whose mask does not depend on it (`magnitude`) gives one individual, and
     random masks take the other places.
@@ -57,7 +58,7 @@ def first_population(
             continue
         one = 1 - individual.mask.count / problem.prunable
         own = one if isinstance(sparsity, (tuple, list)) else sparsity
-        mask, cost = SCORERS[name].select(problem, sparsity=own, seed=seeds.derive(seed, "first", place))
+        mask, cost = SCORERS[name].select(problem, sparsity=own, seed=seeds.derive(seed, "first", place), **where)
         ledger += cost
         if mask.hash not in seen:
             seen.add(mask.hash)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from evoprune.errors import InputError
-from evoprune.masks.allocation import Allocation, allocate
+from evoprune.masks.allocation import Allocation, allocate, is_layerwise
 from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
-from evoprune.methods.registry import dense_network, method
+from evoprune.methods.registry import dense_network, method, starts_dense
 from evoprune.methods.rewiring import ROUNDING, check_period, check_share, magnitudes
 from evoprune.problems.problem import Problem
-from evoprune.registry import one_of
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
+from evoprune.values import is_number
 
 __all__ = ["gradual_magnitude", "prune_gradually"]
 
@@ -38,6 +38,7 @@ def gradual_magnitude(
     scope: "global" ranks all layers together, "layer" each on its own, towards the counts of `allocation`.
     Cost: that of the dense network, less what has left.
     """
+    starts_dense("gradual_magnitude", training, "rescale")
     generation = Population(problem, [Mask.full(problem.space)], horizon=epochs, seed=seed, **training)
     return prune_gradually(
         generation, sparsity, every=every, start=start, until=until, scope=scope, allocation=allocation
@@ -57,9 +58,9 @@ def prune_gradually(
     """Train every (dense) network of `generation` to its horizon and to `sparsity`."""
     check_period(every)
     check_share(until=until)
-    if not 0 <= start < until:
+    if not (is_number(start) and 0 <= start < until):
         raise InputError(f"start={start!r} is not usable: give a share of training in [0, until={until})")
-    layerwise = one_of("scope", scope, ("global", "layer")) == "layer"
+    layerwise = is_layerwise(scope, allocation)
     space = generation.problem.space
     final = allocate(space, sparsity, allocation if layerwise else "erk")
     total = generation.horizon * generation.batches.per_epoch

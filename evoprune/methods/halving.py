@@ -17,6 +17,7 @@ from evoprune.methods.registry import method
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
+from evoprune.values import whole
 
 __all__ = ["halving"]
 
@@ -49,8 +50,7 @@ def halving(
     criteria = criteria_of(default if criterion is None else criterion, len(rungs))
     check_rungs(rungs, epochs, criterion=criteria[0], k=k, eta=eta)
     for name, value, least in (("finalists", finalists, 1), ("judges", judges, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name}={value!r} is not usable: give a whole number >= {least}")
+        whole(name, value, least)
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
     generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)
     if judges and generation.training.own_weights:

@@ -8,16 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from evoprune.errors import InputError
-from evoprune.masks.allocation import Allocation, allocate
+from evoprune.masks.allocation import Allocation, allocate, is_layerwise
 from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
-from evoprune.methods.registry import dense_network, method
+from evoprune.methods.registry import dense_network, method, starts_dense
 from evoprune.methods.rewiring import check_share, magnitudes
 from evoprune.problems.problem import Problem
-from evoprune.registry import one_of
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Floats
+from evoprune.values import is_whole
 
 __all__ = ["imp", "next_round", "prune_and_rewind", "rounds", "train_to_rewinding_point"]
 
@@ -41,6 +41,7 @@ def imp(
     scope: "global" ranks all layers together, "layer" each on its own, towards the counts of `allocation`.
     Cost: 1 + ln(d)/ln(1 - rate) trainings for the density d, the first of the dense network.
     """
+    starts_dense("imp", training, "rescale")
     generation = Population(problem, [Mask.full(problem.space)], horizon=epochs, seed=seed, **training)
     return prune_and_rewind(generation, sparsity, rate=rate, rewind=rewind, scope=scope, allocation=allocation).ticket()
 
@@ -59,7 +60,7 @@ def prune_and_rewind(
     Its ledger has all rounds in it. Each round is a new population, so that `engine="auto"` follows the sparsity.
     """
     check_share(rate=rate)
-    layerwise = one_of("scope", scope, ("global", "layer")) == "layer"
+    layerwise = is_layerwise(scope, allocation)
     final = allocate(generation.problem.space, sparsity, allocation if layerwise else "erk")
     start = train_to_rewinding_point(generation, rewind)
     generation.train(generation.horizon - rewind)
@@ -72,7 +73,7 @@ def train_to_rewinding_point(generation: Population, rewind: int) -> list[dict[s
     """Train `rewind` epochs; all values of each network as they are then. Raises `InputError` for what cannot be rewound."""
     if generation.training.drop_rate:
         raise InputError("imp rewinds weights, which drop_rate= would scale again in every round: leave drop_rate out")
-    if isinstance(rewind, bool) or not isinstance(rewind, int) or not 0 <= rewind < generation.horizon:
+    if not is_whole(rewind) or rewind >= generation.horizon:
         raise InputError(f"rewind={rewind!r} is not usable: give whole epochs, fewer than the {generation.horizon} of a round")
     generation.train(rewind)
     return [generation.parameters.row(row) for row in range(len(generation))]

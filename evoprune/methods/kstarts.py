@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from evoprune.criteria import CRITERIA
-from evoprune.errors import InputError
 from evoprune.evolution.assess import initial_population
 from evoprune.evolution.tournament import check_eta, check_rungs, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.mask import Mask
-from evoprune.methods.registry import Holding, method, sparse_networks
+from evoprune.methods.registry import Holding, method, sparse_networks, starts_dense
 from evoprune.problems.problem import Problem
 from evoprune.registry import one_of
 from evoprune.training.population import Population
@@ -55,16 +54,9 @@ def kstarts(
     if one_of("form", form, ("independent", "shared")) == "independent":
         generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)
     else:
-        _check_shared(training)
+        starts_dense("form='shared'", training, "rescale", "own_weights")
         generation = Population(problem, [Mask.full(problem.space)], horizon=epochs, seed=seed, **training)
         generation.train(rungs[0], record=CRITERIA[criterion].needs)
         generation.branch([0] * k, [individual.mask for individual in individuals])
     tournament(generation, individuals, rungs, criterion, eta=eta)
     return generation.train(epochs - rungs[-1]).ticket()
-
-
-def _check_shared(training: dict[str, Any]) -> None:
-    """One full network has no sparse layers to rescale, and no start for each mask."""
-    for name in ("rescale", "own_weights"):
-        if training.get(name):
-            raise InputError(f"form='shared' trains one full network, on which {name}=True would do nothing: drop one of them")

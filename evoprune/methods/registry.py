@@ -25,8 +25,9 @@ from evoprune.problems.problem import Problem
 from evoprune.registry import Registry
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
+from evoprune.values import whole
 
-__all__ = ["ASIDE", "METHODS", "Holding", "Holds", "Method", "hint", "method", "versions"]
+__all__ = ["ASIDE", "METHODS", "Holding", "Holds", "Method", "hint", "method", "starts_dense", "versions"]
 
 METHODS: Registry[Method] = Registry("method")
 
@@ -107,9 +108,7 @@ class Method:
                 raise UnknownName(f"option of {self.name}", name, known)
         Training.of(**{name: value for name, value in options.items() if name in training})
         seeds.check_seed(options.get("seed", 0))
-        epochs = options.get("epochs", 1)
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-            raise InputError(f"epochs={epochs!r} is not usable: give a whole number >= 1")
+        whole("epochs", options.get("epochs", 1), 1)
         asked = options.get("sparsity")
         for one in asked if isinstance(asked, (tuple, list)) else () if asked is None else (asked,):
             check_sparsity(one)
@@ -133,6 +132,13 @@ class Method:
         ticket.ledger.wall_s = ticket.earlier_s + time.perf_counter() - started
         defaults = {name: p.default for name, p in self.__signature__.parameters.items() if p.default is not p.empty}
         return ticket.with_provenance({"method": self.name, "options": as_json({**defaults, **options}), "versions": versions()})
+
+
+def starts_dense(what: str, training: Mapping[str, Any], *names: str) -> None:
+    """Refuse training options that mean nothing for a full network. Raises `InputError`."""
+    for name in names:
+        if training.get(name):
+            raise InputError(f"{what} starts with one full network, on which {name}=True would do nothing: leave it out")
 
 
 def method(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evoprune.masks.allocation import Allocation
+from evoprune.masks.ranking import check_floors
 from evoprune.masks.sampling import random_mask
 from evoprune.methods.dissipate_regrow import UNSET, dissipate, nearly_dense, regrow, regrowth_holding
 from evoprune.methods.dissipation import check_count
@@ -49,6 +50,7 @@ def regrow_average(
     budget = problem.space.budget(sparsity)
     start_sparsity = nearly_dense(budget / problem.prunable) if start_sparsity is None else start_sparsity
     start = random_mask(problem.space, sparsity=start_sparsity, allocation=allocation, seed=seed)
+    check_floors(start, budget)
     generation = Population(problem, [start], horizon=epochs, seed=seed, schedule=schedule, **training)
     regrow(dissipate(generation, budget, checks), fraction, 1 - averaged / epochs, every)
     return train_averaged(generation, averaged).ticket()

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 
 from evoprune import seeds
-from evoprune.errors import InputError
 from evoprune.masks.mask import Indices, Mask
 from evoprune.masks.ranking import largest
 from evoprune.masks.sampling import complement
 from evoprune.training.population import Population
 from evoprune.training.trace import Floats
+from evoprune.values import share, whole
 
 __all__ = ["ROUNDING", "annealed", "check_period", "check_share", "magnitudes", "rewire", "steepest"]
 
@@ -74,11 +74,10 @@ def annealed(fraction: float, step: int, end: int) -> float:
 def check_share(**shares: float) -> None:
     """Refuse shares outside (0, 1]. Raises `InputError`."""
     for name, value in shares.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise InputError(f"{name}={value!r} is not usable: give a number in (0, 1]")
+        share(name, value)
 
 
 def check_period(every: int | None) -> None:
     """Refuse a period that is no whole number of steps. Raises `InputError`."""
-    if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-        raise InputError(f"every={every!r} is not usable: give a whole number of steps >= 1")
+    if every is not None:
+        whole("every", every, 1, give="a whole number of steps")

@@ -21,6 +21,7 @@ from evoprune.problems.datasets import DATASETS
 from evoprune.problems.files import read_npz
 from evoprune.problems.materialise import from_datasets, is_datasets
 from evoprune.problems.splits import Rows, Split, Standardiser, grey, holdout
+from evoprune.values import is_number
 
 __all__ = ["Data", "load_data", "prepare"]
 
@@ -133,7 +134,7 @@ def prepare(arrays: Arrays, *, standardize: bool = True, validation: float = 0.1
 
 
 def _check_options(standardize: object, validation: object) -> None:
-    if isinstance(validation, bool) or not isinstance(validation, (int, float)) or not 0 < validation < 1:
+    if not (is_number(validation) and 0 < validation < 1):
         raise InputError(f"validation {validation!r} is not usable: give a share between 0 and 1, such as 0.1")
     if not isinstance(standardize, bool):
         raise InputError(f"standardize {standardize!r} is not usable: give True or False")

@@ -13,7 +13,7 @@ from typing import Any
 
 from evoprune.errors import DamagedFile, InputError
 from evoprune.files import atomic_write
-from evoprune.formats import finite, write_csv, write_json
+from evoprune.formats import without_nan, write_csv, write_json
 from evoprune.methods.registry import METHODS, Method, versions
 from evoprune.problems.problem import Problem
 from evoprune.runs.arguments import Arguments
@@ -181,7 +181,7 @@ class RunFolder:
             "out": str(self.path),
             "arguments": self.arguments.as_dict(),
         }
-        return dict(finite(described))
+        return dict(without_nan(described))
 
     def test(self, problem: Problem, reason: str) -> dict[str, Any]:
         """Open the test split for the kept ticket, and write the score into `result.json`; returns its content."""
@@ -206,7 +206,7 @@ def open_test(path: Path, problem: Problem, reason: str) -> dict[str, Any]:
     result = read_result(path / RESULT)
     result["test_accuracy"] = score["accuracy"]
     result["test_score"] = score["accuracy"] if result["metric"] == "accuracy" else score["loss"]
-    result = {**dict(finite(result)), "out": str(path)}
+    result = {**dict(without_nan(result)), "out": str(path)}
     write_json(path / RESULT, result)
     return result
 

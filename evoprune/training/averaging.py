@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from evoprune.errors import InputError
 from evoprune.training.population import Population
+from evoprune.values import whole
 
 __all__ = ["train_averaged"]
 
@@ -18,8 +18,7 @@ def train_averaged(generation: Population, epochs: int) -> Population:
 
     Raises `InputError` for fewer than one epoch, or more than the horizon has left.
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise InputError(f"epochs={epochs!r} cannot be averaged over: give a whole number >= 1")
+    epochs = whole("epochs", epochs, 1)
     leaves = generation.parameters.leaves()
     sums = {name: torch.zeros_like(leaf, dtype=torch.float64, requires_grad=False) for name, leaf in leaves.items()}
     for _ in range(epochs):

@@ -14,6 +14,7 @@ from evoprune.errors import InputError, UnknownName
 from evoprune.registry import Registry
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.precision import PRECISIONS, check_precision
+from evoprune.values import is_number
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Training"]
 
@@ -220,6 +221,4 @@ def _whole(value: object, least: int) -> bool:
 
 
 def _number(value: object, low: float, high: float, *, open_end: bool = False) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return False
-    return low <= value < high if open_end else low <= value <= high
+    return is_number(value) and (low <= value < high if open_end else low <= value <= high)

@@ -35,6 +35,7 @@ from evoprune.training.running import Anew, running_statistics
 from evoprune.training.starting import completed, least_bytes, starting_weights
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
+from evoprune.values import whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,8 +146,7 @@ class Population:
         gradients: False leaves all gradients zero (a control: weight decay alone moves the weights).
         Raises `InputError` beyond the horizon, `TrainingFailed` when every network has turned NaN.
         """
-        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-            raise InputError(f"epochs={epochs!r} is not usable: give a whole number >= 0")
+        epochs = whole("epochs", epochs)
         if self.epoch + epochs > self.horizon:
             raise InputError(f"{self.epoch} + {epochs} epochs go beyond the horizon of {self.horizon}: raise horizon=")
         if self.steps % self.batches.per_epoch:
@@ -163,8 +163,7 @@ class Population:
 
         Raises `InputError` beyond the horizon, `TrainingFailed` when every network has turned NaN.
         """
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-            raise InputError(f"steps={steps!r} is not usable: give a whole number >= 0")
+        steps = whole("steps", steps)
         if self.steps + steps > self.horizon * self.batches.per_epoch:
             raise InputError(f"{self.steps} + {steps} steps go beyond the horizon of {self.horizon} epochs: raise horizon=")
         started, end = time.perf_counter(), self.steps + steps
@@ -550,8 +549,7 @@ class Population:
 def _check(problem: Problem, masks: Sequence[Mask], horizon: int) -> None:
     if not masks:
         raise InputError("a population needs at least one individual: give masks or individuals")
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-        raise InputError(f"horizon={horizon!r} is not usable: give the epochs of the schedule, >= 1")
+    whole("horizon", horizon, 1, give="the epochs of the schedule,")
     for mask in masks:
         if mask.space is not problem.space and mask.space != problem.space:
             raise MaskMismatch(f"a mask belongs to another model than {problem.model_name!r}: use masks of problem.space")

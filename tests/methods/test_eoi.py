@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,7 @@ from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
 from evoprune.training.initializers import eoi, eoi_weights
 from evoprune.training.initializers.exact_orthogonal import gain_of
+from tests.tiny import table
 
 SHAPES = {
     "tall": (40, 24),
@@ -124,8 +126,20 @@ def test_a_convolution_keeps_the_length_of_its_input() -> None:
 
 
 def test_gains() -> None:
-    assert gain_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) == 2**0.5
-    assert gain_of(nn.Sequential(nn.Linear(2, 2), nn.Tanh())) == 1.0
+    class Functional(nn.Module):
+        def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
+            super().__init__()
+            self.first, self.last, self.activation = nn.Linear(6, 5), nn.Linear(5, 3), activation
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.last(self.activation(self.first(x)))
+            return out
+
+    halving = (nn.ReLU(), nn.GELU(), nn.functional.relu, torch.relu, Tensor.relu_, nn.functional.leaky_relu, nn.functional.silu)
+    for activation in halving:
+        assert gain_of(ep.Problem(Functional(activation), table((6,)))) == 2**0.5, activation
+    for other in (nn.Tanh(), torch.tanh, nn.Identity()):
+        assert gain_of(ep.Problem(Functional(other), table((6,)))) == 1.0, other
 
 
 def deep_tanh() -> nn.Module:

@@ -12,6 +12,8 @@ from evoprune.evolution.journal import read_journal
 from evoprune.evolution.toolbox import make_toolbox
 from evoprune.masks.sampling import random_mask
 from evoprune.methods import METHODS
+from evoprune.methods.scorers import Scorer
+from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 from tests.tiny import mlp
@@ -118,7 +120,7 @@ def test_the_first_population_follows_the_seed() -> None:
         {"first": ("random", "snip", "synflow", "grasp", "magnitude")},
         {"form": "guided", "mu": 1, "cxpb": 0, "first": ("random", "snip")},
         {"mu": 6, "comma": True}, {"repetitions": 0}, {"budget": 0}, {"inherit": "genes"}, {"rungs": (2, 1)}, {"rungs": 2},
-        {"rungs": (1,), "comma": False},
+        {"rungs": (1,), "comma": False}, {"budget": "100"}, {"cxpb": "0"}, {"comma": "yes"},
     ],
     ids=str,
 )  # fmt: skip
@@ -126,3 +128,15 @@ def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InputError) as caught:
         evolve(**wrong)
     assert "\n" not in str(caught.value)
+
+
+def test_scorers_of_the_first_population_score_where_and_as_precisely_as_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, select = [], Scorer.select
+
+    def spy(scorer: Scorer, problem: Problem, **options: Any) -> Any:
+        asked.append((options.get("device"), options.get("dtype")))
+        return select(scorer, problem, **options)
+
+    monkeypatch.setattr(Scorer, "select", spy)
+    evolve(ngen=0, first=("snip",), device="cpu", dtype="float64")
+    assert set(asked) == {("cpu", "float64")}

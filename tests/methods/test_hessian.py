@@ -72,6 +72,33 @@ def test_layers_under_batch_norm_are_scaled_too() -> None:
     assert scales[problem.space.names[-1]] == 1.0
 
 
+@pytest.mark.parametrize("places", [(), (0,), (0, 1), (1,)], ids=str)
+def test_layers_that_no_norm_follows_are_scaled_among_themselves(places: tuple[int, ...]) -> None:
+    def build() -> nn.Module:
+        parts: list[nn.Module] = [nn.Flatten()]
+        for layer, (inner, outer) in enumerate([(64, 20), (20, 15), (15, 15)]):
+            parts += [nn.Linear(inner, outer), *([nn.BatchNorm1d(outer)] if layer in places else []), nn.ReLU()]
+        return nn.Sequential(*parts, nn.Linear(15, 10))
+
+    problem = ep.Problem(build, "digits", seed=0)
+    mask, start = ep.random_mask(problem.space, sparsity=0.7, seed=0), problem.initial_weights()
+    scales = hessian_scales(problem, mask)
+    before = hessian_norms(problem, mask)
+    after = hessian_norms(problem, mask, {name: start[name] * scale for name, scale in scales.items()})
+    assert min(before.values()) < 0.1
+    assert list(after.values()) == pytest.approx([1.0] * 4, rel=0.1)
+
+
+def test_norms_that_stay_away_from_1_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    problem = ep.Problem("mlp:20-15", "digits", seed=0)
+    mask = ep.random_mask(problem.space, sparsity=0.9, seed=0)
+    hessian_scales(problem, mask, rounds=1)
+    assert "stay up to a factor of" in caplog.text
+    caplog.clear()
+    hessian_scales(problem, mask)
+    assert caplog.text == ""
+
+
 def test_what_the_scales_cost_is_counted_in_populations_and_evaluations(problem: ep.Problem) -> None:
     mask, ledger = ep.random_mask(problem.space, sparsity=0.5, seed=0), Ledger()
     hessian_norms(problem, mask, samples=10, iterations=3, ledger=ledger)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -375,6 +376,9 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
         ("rigl", {"fraction": -1}),
         ("gradual_magnitude", {"every": 0}),
         ("gradual_magnitude", {"start": 0.9}),
+        ("gradual_magnitude", {"start": "0.1"}),
+        ("gradual_magnitude", {"start": None}),
+        ("eoi", {"gain": "1"}),
         ("gradual_magnitude", {"scope": "unit"}),
         ("dissipate_regrow", {"fraction": 0}),
         ("dissipate_regrow", {"until": 1.5}),
@@ -390,7 +394,26 @@ def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
         ("imp", {"scope": "unit"}),
         ("ntk_sap", {"epsilon": 0}),
     ],
+    ids=str,
 )
 def test_bad_options_are_refused(name: str, options: dict[str, object], tiny: ep.Problem) -> None:
     with pytest.raises(InputError, match=r"usable|unknown (scope|reference)|smaller start_sparsity|do not fit"):
         ep.methods[name](tiny, sparsity=0.8, epochs=3, **OPTIONS, **options)
+
+
+@pytest.mark.parametrize("name", ["imp", "gradual_magnitude"])
+def test_a_full_network_is_not_rescaled(name: str, tiny: ep.Problem) -> None:
+    with pytest.raises(InputError, match="rescale=True would do nothing"):
+        ep.methods[name](tiny, sparsity=0.8, epochs=3, rescale=True, **OPTIONS)
+
+
+@pytest.mark.parametrize("options", [{"k": 2}, {"k": 2, "order": "dissipate-first"}, {}], ids=str)
+@pytest.mark.parametrize("name", ["dissipating", "combined", "dissipate_regrow", "regrow_average"])
+def test_a_budget_below_one_weight_a_layer_is_refused_before_training(
+    name: str, options: dict[str, Any], tiny: ep.Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (name == "combined") != bool(options):
+        pytest.skip("other options")
+    monkeypatch.setattr(ep.Population, "train", lambda *_, **__: pytest.fail("trained before"))
+    with pytest.raises(InputError, match=r"choose a sparsity of at most 0\.\d+"):
+        ep.methods[name](tiny, sparsity=0.9999, epochs=6, **options, **OPTIONS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
 
 import evoprune as ep
+from evoprune.errors import InputError
 from evoprune.methods.scorers import SCORERS, Probe, Scorer
 from evoprune.methods.scorers.samples import Samples
 from tests.methods.test_scorers import loss_at, probe_of, small
@@ -86,3 +88,61 @@ def test_synflow_makes_biases_positive_too() -> None:
     for name in problem.space.names:
         [slope] = torch.autograd.grad(flow, [positive[name]], retain_graph=True)
         torch.testing.assert_close(scores[name], slope * positive[name].detach())
+
+
+def test_grasp_of_a_later_round_looks_at_the_gradient_of_the_survivors() -> None:
+    problem = small(activation=nn.Tanh)
+    half = ep.random_mask(problem.space, sparsity=0.5, seed=0)
+    probe, kept = probe_of(problem, mask=half), half.dense()
+    leaves = {name: (weight * kept[name]).requires_grad_() for name, weight in probe.weights.items()}
+    slopes = torch.autograd.grad(loss_at(probe, leaves, probe.batch(0), 200.0), list(leaves.values()), create_graph=True)
+    squared = sum(((slope * kept[name]) ** 2).sum() for name, slope in zip(leaves, slopes, strict=True))
+    products = torch.autograd.grad(squared / 2, list(leaves.values()))
+    scores = SCORERS["grasp"].function(probe)
+    for (name, leaf), product in zip(leaves.items(), products, strict=True):
+        torch.testing.assert_close(scores[name], leaf.detach() * product)
+
+
+@pytest.mark.parametrize("dropped", [0.0, 0.3])
+def test_ntk_sap_compares_networks_without_dropout_and_with_the_same_statistics(dropped: float) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(dropped), nn.Linear(8, 3))
+
+    problem, epsilon = ep.Problem(build, table((6,))), 0.05
+    mask = ep.random_mask(problem.space, sparsity=0.4, seed=0)
+    probe = probe_of(problem, mask=mask)
+    scores = SCORERS["ntk_sap"].function(probe, epsilon=epsilon)
+    inputs, gates = probe.samples.noise(0, 0), probe.gates()
+    moved = {name: w + epsilon * probe.gaussian(w, "move", name, 0, 0) for name, w in probe.weights.items()}
+    hidden = nn.functional.linear(inputs, probe.weights["0.weight"] * gates["0.weight"].detach(), probe.others["0.bias"])
+    mean, variance = hidden.mean(0), hidden.var(0)
+
+    def outputs(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        own = {**probe.others, **{name: gates[name] * w for name, w in weights.items()}}
+        before = nn.functional.linear(inputs, own["0.weight"], own["0.bias"])
+        normed = nn.functional.batch_norm(before, mean, variance, own["1.weight"], own["1.bias"])
+        return nn.functional.linear(torch.tanh(normed), own["4.weight"], own["4.bias"])
+
+    change = (outputs(probe.weights) - outputs(moved)).square().sum() / len(inputs)
+    for name, slope in zip(gates, torch.autograd.grad(change, list(gates.values())), strict=True):
+        torch.testing.assert_close(scores[name], slope.abs())
+    assert not problem.module().get_buffer("1.running_mean").any()
+
+
+def test_a_scorer_without_samples_has_no_class_that_is_too_small() -> None:
+    rng = np.random.default_rng(0)
+    data = {"x_train": rng.standard_normal((200, 6)), "y_train": np.where(np.arange(200) % 60 == 0, 2, np.arange(200) % 2)}
+    problem = ep.Problem("mlp:8", {**data, "x_test": data["x_train"][:9], "y_test": data["y_train"][:9]})
+    assert ep.scorers["ntk_sap"](problem, sparsity=0.8).count == problem.space.budget(0.8)
+    with pytest.raises(InputError, match="a class has only"):
+        ep.scorers["snip"](problem, sparsity=0.8)
+
+
+@pytest.mark.parametrize("name", ["snip", "imp", "gradual_magnitude"])
+def test_an_allocation_that_has_no_part_is_said(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    problem = ep.Problem("mlp:8", table())
+    options: dict[str, Any] = {"sparsity": 0.8, "epochs": 1, "engine": "loop"}
+    found = [ep.methods[name](problem, **options, **more).mask for more in ({}, {"allocation": "erk"}, {"scope": "layer"})]
+    assert "no part" not in caplog.text
+    assert ep.methods[name](problem, **options, allocation="uniform").mask == found[0] == found[1]
+    assert "allocation= has no part in it" in caplog.text

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from evoprune.errors import InputError
+from evoprune.values import whole
 
 __all__ = ["VARIABLES", "check_numbers", "cores", "packed", "tied_to_session"]
 
@@ -25,8 +26,7 @@ def cores() -> int:
 def check_numbers(**numbers: object) -> None:
     """Raises `InputError` unless all are whole numbers >= 1."""
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
+        whole(name, value, 1)
 
 
 def packed(content: Any, what: str) -> bytes:

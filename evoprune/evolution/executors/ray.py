@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import socket
 import time
@@ -18,6 +17,7 @@ from evoprune.errors import EvopruneError, InputError
 from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied
 from evoprune.evolution.jobs import Finished, Job
 from evoprune.evolution.trainer import Trainer
+from evoprune.values import positive, whole
 
 __all__ = ["RayExecutor"]
 
@@ -77,10 +77,8 @@ class RayExecutor:
         patience: float = 300,
     ) -> None:
         for name, value in {"workers": 2 if workers is None else workers, "threads": threads}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
-        if isinstance(gpus, bool) or not isinstance(gpus, (int, float)) or not 0 <= gpus < math.inf:
-            raise InputError(f"gpus={gpus!r} is not usable: give GPUs an actor, >= 0")
+            whole(name, value, 1)
+        positive("gpus", gpus, zero=True)
         self.threads, self.gpus, self.patience = threads, gpus, patience
         self.resources = dict(resources or {})
         self._ray = _connect(address)

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from evoprune.errors import InputError
 from evoprune.evolution.operators.lineage import draw_seed, generator, record, source
-from evoprune.evolution.operators.numbers import probability, whole
 from evoprune.evolution.operators.registry import operator
 from evoprune.evolution.operators.sets import changed, membership, merged, outside, with_layers
 from evoprune.evolution.operators.swap import drawn_layer
@@ -19,6 +18,7 @@ from evoprune.evolution.operators.told import Scores, Told
 from evoprune.masks.mask import Indices, Mask, common_space
 from evoprune.masks.sampling import random_subset
 from evoprune.registry import one_of
+from evoprune.values import probability, whole
 
 __all__ = ["mutGuided"]
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from evoprune.errors import InputError
 from evoprune.evolution.operators.lineage import mate
-from evoprune.evolution.operators.numbers import counts_of, deal, probability
+from evoprune.evolution.operators.numbers import counts_of, deal
 from evoprune.evolution.operators.registry import operator
 from evoprune.evolution.operators.sets import count_common, exchanged
 from evoprune.masks.mask import Indices, Mask
 from evoprune.masks.sampling import Flags, random_flags
+from evoprune.values import probability
 
 __all__ = ["cxLayers"]
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from evoprune.errors import InputError
 from evoprune.masks.sampling import random_subset
 
-__all__ = ["counts_of", "deal", "deal_shares", "heavy_tailed", "pick", "probability", "whole"]
+__all__ = ["counts_of", "deal", "deal_shares", "heavy_tailed", "pick"]
 
 Counts = npt.NDArray[np.int64]
 
@@ -48,17 +47,3 @@ def deal_shares(draw: np.random.Generator, number: int, weights: Counts, room: C
 
 def counts_of(values: Sequence[int]) -> Counts:
     return np.array(values, dtype=np.int64)
-
-
-def whole(name: str, value: object, least: int = 0) -> int:
-    """`value` as an int of at least `least`, or `InputError`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name}={value!r} is not usable: give a whole number >= {least}")
-    return int(value)
-
-
-def probability(name: str, value: object) -> float:
-    """`value` as a float in [0, 1], or `InputError`."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1:
-        raise InputError(f"{name}={value!r} is not usable: give a number in [0, 1]")
-    return float(value)

@@ -9,10 +9,11 @@ import numpy as np
 
 from evoprune.errors import InputError
 from evoprune.evolution.operators.lineage import mutate
-from evoprune.evolution.operators.numbers import counts_of, deal, deal_shares, heavy_tailed, whole
+from evoprune.evolution.operators.numbers import counts_of, deal, deal_shares, heavy_tailed
 from evoprune.evolution.operators.registry import operator
 from evoprune.evolution.operators.sets import added, lost, with_layers
 from evoprune.masks.mask import Mask
+from evoprune.values import whole
 
 __all__ = ["mutResize"]
 

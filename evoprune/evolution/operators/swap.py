@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from evoprune.evolution.operators.lineage import mutate
-from evoprune.evolution.operators.numbers import counts_of, heavy_tailed, pick, whole
+from evoprune.evolution.operators.numbers import counts_of, heavy_tailed, pick
 from evoprune.evolution.operators.registry import operator
 from evoprune.evolution.operators.sets import swapped, with_layers
 from evoprune.masks.mask import Mask
+from evoprune.values import whole
 
 __all__ = ["drawn_layer", "mutSwap"]
 

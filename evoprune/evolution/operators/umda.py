@@ -15,13 +15,13 @@ from deap import tools
 from evoprune.errors import InputError, MaskMismatch
 from evoprune.evolution.operators.init import fresh
 from evoprune.evolution.operators.lineage import draw_seed, generator, record
-from evoprune.evolution.operators.numbers import probability, whole
 from evoprune.evolution.operators.registry import operator
 from evoprune.evolution.operators.sets import outside
 from evoprune.masks.allocation import Allocation, allocate
 from evoprune.masks.mask import Indices, Mask, common_space
 from evoprune.masks.sampling import random_subset
 from evoprune.masks.space import MaskSpace
+from evoprune.values import probability, whole
 
 __all__ = ["UMDA", "Layer", "learn", "sample"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from evoprune.evolution.operators.lineage import mate
-from evoprune.evolution.operators.numbers import probability
 from evoprune.evolution.operators.registry import operator
 from evoprune.evolution.operators.sets import count_common, exchanged
 from evoprune.masks.mask import Indices, Mask
 from evoprune.masks.sampling import random_flags
+from evoprune.values import probability
 
 __all__ = ["cxSetUniform"]
 

@@ -117,13 +117,29 @@ class Probe:
     ) -> Tensor:
         """Outputs of the network with these weights; buffers stay as they were.
 
-        training: the mode. seen: whether the inputs are training samples, for the ledger.
+        others: parameters and buffers in place of its own. training: the mode. seen: whether the inputs are training samples, for
+        the ledger.
         """
         self._count(len(inputs), seen)
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         values = {**buffers, **self.others, **(others or {}), **weights}
         outputs: Tensor = functional_call(self.module.train(training), values, (inputs,))
         return outputs
+
+    def statistics(self, weights: Values, inputs: Tensor, *, seen: bool = True) -> dict[str, Tensor]:
+        """Running statistics as the norm layers find them on `inputs` alone; nothing, and no pass, where none keeps any."""
+        module = copy.deepcopy(self.module).eval()
+        norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._NormBase)]
+        norms = [layer for layer in norms if layer.track_running_stats]
+        if not norms:
+            return {}
+        for layer in norms:
+            layer.train().momentum = 1.0
+        self._count(len(inputs), seen)
+        buffers = {name: value.clone() for name, value in self.buffers.items()}
+        with torch.no_grad():
+            functional_call(module, {**buffers, **self.others, **weights}, (inputs,))
+        return buffers
 
     def loss(
         self, weights: Values, batch: tuple[Tensor, Tensor], *, others: Values | None = None, temperature: float = 1.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from evoprune.evolution.operators.numbers import whole
 from evoprune.methods.scorers.probe import Probe, slopes
-from evoprune.methods.scorers.scorer import Scores, finite, scorer
+from evoprune.methods.scorers.scorer import Scores, scorer
+from evoprune.values import positive, whole
 
 __all__ = ["prospr"]
 
@@ -19,7 +19,7 @@ def prospr(probe: Probe, *, inner_steps: int = 3, inner_lr: float = 0.1) -> Scor
     Cost: M + 1 gradients each, and M second-order ones.
     """
     whole("inner_steps", inner_steps, 1)
-    finite("inner_lr", inner_lr, zero=True)
+    positive("inner_lr", inner_lr, zero=True)
     gates = probe.gates()
     kept = {name: gate.detach() for name, gate in gates.items()}
     total = {name: torch.zeros_like(gate) for name, gate in gates.items()}

@@ -9,6 +9,7 @@ from torch import Tensor
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.problems.problem import Problem
+from evoprune.values import whole
 
 __all__ = ["Samples"]
 
@@ -21,16 +22,25 @@ class Samples:
     """Draws of training samples; each is a function of the seed and the names it is asked by.
 
     per_class: samples of each class in a draw; None takes 10, or 100 in all where there are no classes.
-    batches: draws that count together, each of the problem's batch size, in place of `per_class`.
+    batches: draws that count together, each of the problem's batch size, in place of `per_class`. drawn: False where only their
+    number and shape are used, for which no class is too small.
     Raises `InputError` when both are given, for `per_class` without class labels, and for classes that are too small.
     """
 
     def __init__(
-        self, problem: Problem, *, per_class: int | None, batches: int | None, seed: int, device: torch.device, dtype: torch.dtype
+        self,
+        problem: Problem,
+        *,
+        per_class: int | None,
+        batches: int | None,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        drawn: bool = True,
     ) -> None:
         for name, value in (("samples_per_class", per_class), ("batches", batches)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
+            if value is not None:
+                whole(name, value, 1)
         if batches is not None and batches > BATCHES:
             raise InputError(f"batches={batches} is not usable: give at most {BATCHES}")
         if per_class is not None and batches is not None:
@@ -40,15 +50,15 @@ class Samples:
         self.classes: list[np.typing.NDArray[np.int64]] = []
         self.size = min(problem.batch_size if batches else WITHOUT_CLASSES, len(self.split))
         if problem.task == "classification" and batches is None:
-            self._balance(PER_CLASS if per_class is None else per_class)
+            self._balance(PER_CLASS if per_class is None else per_class, drawn)
         elif per_class is not None:
             raise InputError(f"samples_per_class={per_class} needs class labels, this is {problem.task}: give batches= instead")
 
-    def _balance(self, per_class: int) -> None:
+    def _balance(self, per_class: int, drawn: bool) -> None:
         labels = self.split.goals.numpy()
         self.classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         least = min(len(rows) for rows in self.classes)
-        if least < per_class:
+        if drawn and least < per_class:
             raise InputError(f"samples_per_class={per_class}: a class has only {least} training samples, give fewer or batches=")
         self.per_class, self.size = per_class, per_class * len(self.classes)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from evoprune import seeds
 from evoprune.errors import InputError, UnknownName
-from evoprune.masks.allocation import Allocation, allocate
+from evoprune.masks.allocation import Allocation, allocate, is_layerwise
 from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
 from evoprune.masks.space import PRUNABLE
@@ -24,13 +23,14 @@ from evoprune.methods.registry import Holding, method
 from evoprune.methods.scorers.probe import Probe
 from evoprune.methods.scorers.samples import Samples
 from evoprune.problems.problem import Problem
-from evoprune.registry import Registry, one_of
+from evoprune.registry import Registry
 from evoprune.training.ledger import Ledger
 from evoprune.training.options import Training
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
+from evoprune.values import whole
 
-__all__ = ["SCORERS", "Needs", "Scorer", "Scores", "finite", "scorer"]
+__all__ = ["SCORERS", "Needs", "Scorer", "Scores", "scorer"]
 
 log = logging.getLogger("evoprune")
 
@@ -109,8 +109,8 @@ class Scorer:
     ) -> tuple[Mask, Ledger]:
         """As a call, with what it cost."""
         chosen = {**self.options, **options}
-        steps, scope, allocation = self._check(problem, options)
-        budgets, counts = _schedule(problem, sparsity, steps, scope, allocation)
+        steps, layerwise, allocation = self._check(problem, options)
+        budgets, counts = _schedule(problem, sparsity, steps, layerwise, allocation)
         training = Training.of(device=device, dtype=dtype)
         where, precision = training.resolved_device(), getattr(torch, dtype)
         samples = Samples(
@@ -120,6 +120,7 @@ class Scorer:
             seed=seeds.check_seed(seed),
             device=where,
             dtype=precision,
+            drawn=self.needs == "labels",
         )
         own = {name: value for name, value in chosen.items() if name in inspect.signature(self.function).parameters}
         start = problem.initial_weights()
@@ -137,18 +138,16 @@ class Scorer:
             log.warning("%s: only %d weights have a score, the others of %d survivors go by index", self.name, useful, mask.count)
         return mask, ledger
 
-    def _check(self, problem: Problem, options: Mapping[str, Any]) -> tuple[int, str, Allocation]:
+    def _check(self, problem: Problem, options: Mapping[str, Any]) -> tuple[int, bool, Allocation]:
         for name in options:
             if name not in self.options:
                 raise UnknownName(f"option of {self.name}", name, self.options)
         chosen = {**self.options, **options}
-        steps, scope = chosen["steps"], one_of("scope", chosen["scope"], ("global", "layer"))
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise InputError(f"steps={steps!r} is not usable: give a whole number >= 1")
+        steps, layerwise = whole("steps", chosen["steps"], 1), is_layerwise(chosen["scope"], chosen["allocation"])
         for name, layer in problem.module().named_modules():
             if isinstance(layer, PRUNABLE) and not layer.weight.requires_grad:
                 raise InputError(f"the weight of {name!r} is frozen, {self.name} cannot rank it: set requires_grad=True")
-        return steps, scope, chosen["allocation"]
+        return steps, layerwise, chosen["allocation"]
 
     def _numbers(self, scores: Scores, candidates: Mask) -> list[np.typing.NDArray[np.float64]]:
         """Scores of the candidates, float64, one array a layer."""
@@ -173,14 +172,6 @@ def scorer(
         return SCORERS.add(made.name, made)
 
     return register
-
-
-def finite(name: str, value: object, *, zero: bool = False) -> float:
-    """`value` as a finite number above 0, or at least 0 where `zero` is allowed; else `InputError`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or cast(float, value) < 0 or (value == 0 and not zero):
-        raise InputError(f"{name}={value!r} is not usable: give a finite number {'>=' if zero else '>'} 0")
-    return float(cast(float, value))
 
 
 def _register_method(scorer: Scorer) -> None:
@@ -220,17 +211,17 @@ def _options(scorer: Scorer) -> str:
 
 
 def _schedule(
-    problem: Problem, sparsity: float, steps: int, scope: str, allocation: Allocation
+    problem: Problem, sparsity: float, steps: int, layerwise: bool, allocation: Allocation
 ) -> tuple[list[int], list[tuple[int, ...]] | None]:
-    """Survivors after each round, in all and, for the scope "layer", of each layer; the last are exact."""
+    """Survivors after each round, in all and, where layers are ranked on their own, of each layer; the last are exact."""
     space = problem.space
-    final = allocate(space, sparsity, allocation if scope == "layer" else "erk")  # refuses a budget that empties a layer
+    final = allocate(space, sparsity, allocation if layerwise else "erk")  # refuses a budget that empties a layer
 
     def after(size: int, end: int, step: int) -> int:
         return end if step == steps else max(end, round(size * (end / size) ** (step / steps)))
 
     rounds = range(1, steps + 1)
     budgets = [after(space.prunable, sum(final), step) for step in rounds]
-    if scope == "global":
+    if not layerwise:
         return budgets, None
     return budgets, [tuple(after(size, end, step) for size, end in zip(space.sizes, final, strict=True)) for step in rounds]

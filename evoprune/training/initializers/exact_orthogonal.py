@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from evoprune import seeds
 from evoprune.masks.allocation import Allocation, allocate
@@ -89,16 +91,32 @@ def eoi_weights(mask: Mask, seed: int = 0, *, gain: float = 1.0) -> Weights:
     return weights
 
 
-def gain_of(module: nn.Module) -> float:
-    """σ that keeps the signal's size: √2 for a network with ReLUs, which halve it, else 1."""
-    halves = (nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.ELU)
-    return 2**0.5 if any(isinstance(layer, halves) for layer in module.modules()) else 1.0
+class _Called(TorchFunctionMode):
+    """Names of the functions that torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(getattr(func, "__name__", "").rstrip("_"))
+        return func(*args, **(kwargs or {}))
+
+
+def gain_of(problem: Problem) -> float:
+    """σ that keeps the signal's size: √2 for a network with ReLUs or their like, which halve it, else 1.
+
+    Seen in a pass over two training samples, so that functions in a `forward` count as layers do.
+    """
+    with seeds.isolated(), torch.no_grad(), _Called() as called:
+        problem.module().train()(problem.split("train").inputs[:2])
+    return 2**0.5 if called.names & {"relu", "leaky_relu", "gelu", "silu", "elu"} else 1.0
 
 
 @INITIALIZERS.register("eoi")
 def initialize(problem: Problem, mask: Mask, weights: Weights, ledger: Ledger) -> Weights:
     """Exactly orthogonal weights on the mask, by the problem's seed; without a sample."""
-    return {**weights, **eoi_weights(mask, problem.seed, gain=gain_of(problem.module()))}
+    return {**weights, **eoi_weights(mask, problem.seed, gain=gain_of(problem))}
 
 
 # ---- matrices ---------------------------------------------------------------------------------------------------------

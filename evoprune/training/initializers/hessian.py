@@ -6,28 +6,32 @@ moves the norms: `hessian_report` shows by how much, `hessian_scales` undoes it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from evoprune import seeds
-from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
 from evoprune.training.initializers.table import INITIALIZERS, Weights
 from evoprune.training.ledger import Ledger
+from evoprune.values import whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["hessian_norms", "hessian_report", "hessian_scales"]
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.LayerNorm, nn.GroupNorm)
+log = logging.getLogger("evoprune")
+
+SEEN, BLIND = 32, 0.3
+"""Samples on which outputs are compared, and the share of their size by which they may change at twice the weights."""
 LARGEST_STEP = 1.0
 """Largest change of a log scale in one round."""
 
@@ -48,8 +52,7 @@ def hessian_norms(
     place of the problem's initial ones. Cost: one gradient and `iterations` second-order ones a layer, added to `ledger`.
     """
     for name, value in (("samples", samples), ("iterations", iterations)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}={value!r} is not usable: give a whole number >= 1")
+        whole(name, value, 1)
     kept = (Mask.full(problem.space) if mask is None else mask).dense()
     given = {**problem.initial_weights(), **(weights or {})}
     values = {name: value.double() if value.is_floating_point() else value.clone() for name, value in given.items()}
@@ -83,13 +86,15 @@ def hessian_scales(
     """One factor a layer, with which every layer's Hessian norm is as near to 1 as `rounds` rounds bring it.
 
     In a network of L homogeneous layers (ReLU) the norm of layer k grows with the squared scales of all the others, so
-    log s_k = S + log(h_k)/2 with S = -sum log(h) / (2(L - 1)). Where norm layers make the output blind to the scale of a
-    weight, h_k falls with the square of its own; the last layer, which none follows, is left alone there. Either is a step of
-    a fixed-point iteration; the best point seen is returned. ledger: to which every gradient is added, the dense network's.
+    log s_k = S + log(h_k)/2 with S = -sum log(h) / (2(L - 1)). Where a norm layer makes the output blind to the scale of a
+    weight, h_k falls with the square of its own; the layers that none follows are homogeneous among themselves, and a single
+    one, such as the head of a convolutional network, is left alone. Either is a step of a fixed-point iteration; the best point
+    seen is returned, with a warning where it is more than a factor of 2 off. ledger: to which every pass is added, the dense
+    network's.
     """
     space = problem.space
     given = {**problem.initial_weights(), **(weights or {})}
-    normed = any(isinstance(layer, NORMS) for layer in problem.module().modules())
+    blind = _blind_to_scale(problem, mask, given, seed, ledger)
     logs = best = np.zeros(len(space))
     distance = np.inf
     for _ in range(rounds):
@@ -99,14 +104,15 @@ def hessian_scales(
         told = height > -600  # others are flat: empty, or no gradient reaches them
         if not np.isfinite(height).all() or not told.any():
             break  # or overflown: no scale is read off from it
-        height = height[told]
-        off = np.abs(height[:-1] if normed and len(height) > 1 else height).max()
+        step, moves = _step(height, told & blind, told & ~blind)
+        off = float(np.abs(height[moves if moves.any() else told]).max())
         if off < distance:
-            best, distance = logs, float(off)
-        if distance < 0.01:
+            best, distance = logs, off
+        if distance < 0.01 or not moves.any():
             break
-        logs = logs.copy()
-        logs[told] += np.clip(_step(height, normed), -LARGEST_STEP, LARGEST_STEP)
+        logs = logs + np.clip(step, -LARGEST_STEP, LARGEST_STEP)
+    if np.log(2) < distance < np.inf:
+        log.warning("Hessian norms of layers stay up to a factor of %.3g from 1: see hessian_report", np.exp(distance))
     return {name: float(np.exp(log)) for name, log in zip(space.names, best, strict=True)}
 
 
@@ -150,16 +156,43 @@ def _largest(gradient: Tensor, weight: Tensor, kept: Tensor, start: Tensor, iter
     return norm
 
 
-def _step(height: npt.NDArray[np.float64], normed: bool) -> npt.NDArray[np.float64]:
-    """Change of the log scales that takes the log norms `height` to 0, if the network were homogeneous, or blind to scale."""
-    if len(height) == 1 and not normed:
-        return np.zeros(1)  # one linear layer: its Hessian does not depend on its scale
-    step: npt.NDArray[np.float64] = height / 2
-    if not normed:
-        return step - float(step.sum()) / (len(step) - 1)
-    if len(step) > 1:
-        step[-1] = 0.0  # the head: no norm follows it
-    return step
+def _blind_to_scale(
+    problem: Problem, mask: Mask | None, weights: Mapping[str, Tensor], seed: int, ledger: Ledger | None
+) -> npt.NDArray[np.bool_]:
+    """For which layers twice the weights give about the same outputs, in training mode and without biases: a norm follows."""
+    kept = (Mask.full(problem.space) if mask is None else mask).dense()
+    values = {name: torch.zeros_like(value) if name.endswith("bias") else value for name, value in weights.items()}
+    values |= {name: weights[name] * kept[name] for name in kept}
+    split, module = problem.split("train"), problem.module().train()
+    inputs = split.inputs[: min(SEEN, len(split))]
+
+    def outputs(moved: Mapping[str, Tensor]) -> Tensor:
+        if ledger is not None:
+            ledger.score(len(inputs), problem.prunable, len(split), seen=False)
+        own = {name: value.clone() for name, value in {**values, **moved}.items()}  # running statistics move
+        with seeds.isolated(seed, "scale"), torch.no_grad():
+            out: Tensor = functional_call(module, own, (inputs,))
+        return out
+
+    before = outputs({})
+    changes = [outputs({name: 2 * values[name]}) - before for name in problem.space.names]
+    size = float(before.norm())
+    return np.array([float(change.norm()) < BLIND * size for change in changes])
+
+
+def _step(
+    height: npt.NDArray[np.float64], blind: npt.NDArray[np.bool_], others: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Change of the log scales that takes the log norms `height` to 0, and of which layers.
+
+    blind: those whose own scale alone counts. others: those that are homogeneous; of one alone the Hessian does not depend on
+    its scale.
+    """
+    step = np.where(blind, height / 2, 0.0)
+    if others.sum() < 2:
+        return step, blind
+    step[others] = height[others] / 2 - height[others].sum() / 2 / (others.sum() - 1)
+    return step, blind | others
 
 
 def _double(value: Tensor) -> Tensor:
