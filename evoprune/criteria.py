@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,10 @@ class Criterion:
         """Infinite, on the losing side: what a failed individual gets."""
         return -self.weight * np.inf
 
+    def __reduce__(self) -> tuple[Callable[[str, str], Criterion], tuple[str, str]]:
+        """By name: the module that registers it is imported where it is needed."""
+        return _registered, (self.function.__module__, self.name)
+
     def __call__(self, trace: Trace, masks: Sequence[Mask]) -> Floats:
         """Values `(K,)`; a failed or non-finite one is the worst, whatever the direction."""
         with np.errstate(invalid="ignore", over="ignore"):
@@ -75,6 +80,15 @@ def criterion(
         return CRITERIA.add(name, Criterion(name, function, direction, needs, relative, trained))
 
     return register
+
+
+def _registered(module: str, name: str) -> Criterion:
+    """The criterion of a name, in this process or another. Raises `InputError` where the module does not register it."""
+    if name not in CRITERIA:
+        import_module(module)
+    if name not in CRITERIA:
+        raise InputError(f"the module {module!r} registers no criterion {name!r} here: define it at the top level of a module")
+    return CRITERIA[name]
 
 
 @criterion("max")

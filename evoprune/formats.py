@@ -21,14 +21,14 @@ __all__ = ["as_json", "read_json", "without_nan", "write_csv", "write_json"]
 
 
 def as_json(value: Any) -> Any:
-    """What JSON gives back of a value: a tuple as a list, names as text, numpy's numbers as Python's, what it does not know by
-    its `repr`."""
+    """What JSON gives back of a value: a tuple as a list, names as text, numpy's numbers and arrays as Python's, what it does
+    not know by its `repr`."""
     if isinstance(value, Mapping):
         return {str(name): as_json(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [as_json(entry) for entry in value]
-    plain = value.item() if isinstance(value, np.generic) else value
-    return plain if isinstance(plain, (str, int, float, bool, type(None))) else repr(plain)
+    plain = value.tolist() if isinstance(value, (np.generic, np.ndarray)) else value
+    return plain if isinstance(plain, (list, str, int, float, bool, type(None))) else repr(plain)
 
 
 def without_nan(value: Any) -> Any:

@@ -17,12 +17,15 @@ from evoprune.evolution.executors.chunks import Chunks
 from evoprune.evolution.gathering import Gathering
 from evoprune.evolution.jobs import Finished, Job, Key, Record
 from evoprune.evolution.journal import Journal, store_folder
+from evoprune.evolution.lines import digest_of
+from evoprune.evolution.operators.lineage import lineage_of
 from evoprune.evolution.store import Store, Trained
 from evoprune.evolution.trainer import Trainer
+from evoprune.formats import as_json, without_nan
 from evoprune.masks.mask import Mask
 from evoprune.training.ledger import Ledger
 
-__all__ = ["BatchMap", "Evaluator", "core", "wraps"]
+__all__ = ["BatchMap", "Evaluator", "core", "parts_of", "wraps"]
 
 log = logging.getLogger("evoprune")
 
@@ -112,14 +115,19 @@ class BatchMap:
             self._told = True
         return map(function, *iterables)
 
+    @functools.cached_property
+    def configuration(self) -> str:
+        """Digest of what decides an evaluation next to its key: equal in every process that evaluates alike."""
+        return digest_of(parts_of(self.trainer, self.inherit))
+
     # ---- a generation -------------------------------------------------------------------------------------------
 
     def batch(self, individuals: Sequence[Any], repetition: int | Sequence[int] = 0) -> list[tuple[float, ...]]:
         """One fitness tuple an individual, in their order.
 
         repetition: which repetition of the evaluation, for all or for each; it decides the seed of the training. Each
-        individual learns `evaluation` (the id of repetition 0), `inherited` (the evaluation it started from), `failed`, and
-        where weights are inherited or operators guided `trained` and `told`.
+        individual learns `evaluation` (the id of repetition 0), `configuration` (what else decided it), `inherited` (the
+        evaluation it started from), `failed`, and where weights are inherited or operators guided `trained` and `told`.
         """
         repetitions = [repetition] * len(individuals) if isinstance(repetition, int) else list(repetition)
         masks = [_mask(individual, self.trainer) for individual in individuals]
@@ -145,12 +153,12 @@ class BatchMap:
         return results
 
     def knows(self, individual: Any) -> bool:
-        """Whether the individual's last evaluation is one of this map's."""
-        return getattr(individual, "evaluation", None) in self._records
+        """Whether the individual's last evaluation is one of this map's configuration, whoever made it and when."""
+        return getattr(individual, "configuration", None) == self.configuration
 
     def competed(self, individuals: Sequence[Any]) -> bool:
         """Whether the last evaluations of all individuals belong to one cohort, so that their values compare."""
-        records = [self._records.get(str(getattr(individual, "evaluation", None))) for individual in individuals]
+        records = [self._records.get(one.evaluation) if self.knows(one) else None for one in individuals]
         return len({record and record.key.cohort for record in records}) <= 1 and None not in records
 
     def _parent(self, individual: Any, repetition: int) -> str | None:
@@ -167,7 +175,11 @@ class BatchMap:
         found, held = (
             getattr(individual, name, None) for name in (("inherited", "start") if again else ("evaluation", "trained"))
         )
-        if found is None or (found in self._records and self._records[found].failed):
+        if found is None:
+            return None
+        if not self.knows(individual):  # another toolbox names its own evaluation of the same mask so
+            found = digest_of({"configuration": getattr(individual, "configuration", None), "evaluation": found})
+        if found in self._records and self._records[found].failed:
             return None
         if held is not None and found not in self.store:
             self.store.put(found, held)
@@ -178,7 +190,7 @@ class BatchMap:
 
     def _mask_of(self, evaluation: str, individual: Any) -> str | None:
         """Hash of the mask of an evaluation: the individual's last one."""
-        if evaluation in self._records:
+        if self.knows(individual) and evaluation in self._records:
             return self._records[evaluation].key.mask
         trained: Trained | None = getattr(individual, "trained", None)
         return None if trained is None else trained.mask.hash
@@ -267,9 +279,10 @@ class BatchMap:
             individual.failed = record.failed
             if record.key.repetition:
                 return
-            if getattr(individual, "evaluation", None) != record.key.id:
+            if getattr(individual, "evaluation", None) != record.key.id or not self.knows(individual):
                 vars(individual).pop("scores", None)  # those of the individual that it was cloned from
             individual.evaluation, individual.inherited = record.key.id, record.key.inherits
+            individual.configuration = self.configuration
             individual.itself = _Itself()
             if self.inherit is not None:
                 individual.start = self._start(record.key.inherits)  # for its repetitions, here or elsewhere
@@ -308,6 +321,11 @@ def _check_direction(individual: Any, trainer: Trainer) -> None:
             )
 
 
+def parts_of(trainer: Trainer, inherit: str | None) -> dict[str, Any]:
+    """What decides an evaluation next to its key, JSON-able: for a journal's header."""
+    return {**trainer.parts(), "inherit": inherit}
+
+
 def _as_cohort(keys: Sequence[Key]) -> list[Key]:
     """The keys of evaluations that compete with each other."""
     cohort = Key("+".join(sorted({key.id for key in keys}))).id
@@ -316,8 +334,8 @@ def _as_cohort(keys: Sequence[Key]) -> list[Key]:
 
 def _lineage(individual: Any) -> dict[str, Any]:
     """The lineage as a line of the journal holds it: in short where it is long (a guided operator's holds its changes)."""
-    lineage = dict(getattr(individual, "lineage", None) or {})
-    if len(json.dumps(lineage, default=str)) <= LINEAGE:
+    lineage: dict[str, Any] = without_nan(as_json(lineage_of(individual)))
+    if len(json.dumps(lineage)) <= LINEAGE:
         return lineage
     return {name: lineage[name] for name in ("operator", "seed", "parents") if name in lineage}
 

@@ -39,6 +39,10 @@ class CohortTrainer(Trainer):
     def weights(self) -> tuple[float, ...]:
         return (1.0, 1.0)
 
+    def parts(self) -> dict[str, Any]:
+        race = {"rungs": list(self.rungs), "criteria": [one.name for one in self.criteria], "eta": self.eta}
+        return {**super().parts(), "tournament": race}
+
     def fitness(self, record: Record) -> tuple[float, ...]:
         rung, score = (record.values[name] for name in self.names)
         return (-np.inf, -np.inf) if record.failed or rung is None or score is None else (rung, score)

@@ -9,6 +9,7 @@ import numpy as np
 
 from evoprune.errors import InputError
 from evoprune.evolution.operators import replay
+from evoprune.evolution.operators.lineage import lineage_of
 from evoprune.masks.mask import Mask, common_space
 from evoprune.masks.space import MaskSpace
 
@@ -34,7 +35,7 @@ class Genealogy:
         """Note who was evaluated in a generation, and the population that came out of it."""
         self._diversity[generation] = diversity([individual.mask for individual in population])
         for individual in evaluated:
-            lineage = dict(getattr(individual, "lineage", None) or {})
+            lineage = dict(lineage_of(individual))
             self._rows.append({"generation": generation, **row_of(individual, self.objectives), "lineage": lineage})
             self._lineages.setdefault(individual.mask.hash, lineage)
 
@@ -86,7 +87,7 @@ class Genealogy:
 
 def row_of(individual: Any, objectives: Sequence[str]) -> dict[str, Any]:
     """One individual as a row of a frame."""
-    lineage = getattr(individual, "lineage", None) or {}
+    lineage = lineage_of(individual)
     values = individual.fitness.values if individual.fitness.valid else (None,) * len(objectives)
     return {
         "mask": individual.mask.hash,

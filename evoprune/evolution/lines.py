@@ -13,7 +13,7 @@ from typing import Any
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evolution.jobs import Record
 
-__all__ = ["VERSION", "Content", "check_header", "encode", "make_header", "parse"]
+__all__ = ["VERSION", "Content", "check_header", "digest_of", "encode", "make_header", "parse"]
 
 FORMAT, VERSION = "evoprune.journal", 1
 START = b'{"format": "evoprune.journal"'
@@ -38,13 +38,13 @@ def encode(line: Mapping[str, Any]) -> bytes:
 
 def make_header(parts: Mapping[str, Any], *, engine: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """The first line. parts: what decides an evaluation; `hash` is theirs and the format version's."""
-    what = {"format": FORMAT, "version": VERSION, "hash": _hash(parts)}
+    what = {"format": FORMAT, "version": VERSION, "hash": digest_of(parts)}
     return what | {"parts": dict(parts), "engine": engine, "about": dict(about)}
 
 
 def check_header(header: Mapping[str, Any], parts: Mapping[str, Any], about: Mapping[str, Any], path: Path) -> None:
     """Raises `InputError` that says what differs, unless the journal was written for the same `parts`."""
-    if header["hash"] == _hash(parts):
+    if header["hash"] == digest_of(parts):
         return
     different = _differences(header["parts"], parts)
     if "problem" in different:  # a fingerprint says nothing to a reader
@@ -120,7 +120,8 @@ def _foreign(path: Path) -> InputError:
     return InputError(f"{path} is not a journal of evoprune, and is left as it is: give another file name")
 
 
-def _hash(parts: Mapping[str, Any]) -> str:
+def digest_of(parts: Mapping[str, Any]) -> str:
+    """Hex digest of JSON-able parts, whatever their order."""
     return hashlib.sha256(json.dumps([VERSION, parts], sort_keys=True).encode()).hexdigest()[:32]
 
 

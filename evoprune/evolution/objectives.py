@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from evoprune.criteria import CRITERIA
+from evoprune.criteria import CRITERIA, Criterion
 from evoprune.errors import InputError, UnknownName
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
@@ -25,13 +25,22 @@ COUNTS = {"survivors": "weights that are kept", "macs": "multiply-adds of one sa
 class Objective:
     """One value of a fitness.
 
-    weight: +1 to maximise, -1 to minimise. needs: per-weight sums to record. trained: whether training decides it.
+    weight: +1 to maximise, -1 to minimise. rule: the criterion, None for what is counted on the mask.
     """
 
     name: str
     weight: float
-    needs: tuple[str, ...] = ()
-    trained: bool = True
+    rule: Criterion | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Per-weight sums to record."""
+        return () if self.rule is None else self.rule.needs
+
+    @property
+    def trained(self) -> bool:
+        """Whether training decides it."""
+        return self.rule is not None and self.rule.trained
 
     @property
     def worst(self) -> float:
@@ -40,8 +49,8 @@ class Objective:
 
     def values(self, trace: Trace, masks: Sequence[Mask]) -> Floats:
         """One value a current row of the trace, `(K,)`; the worst for a failed row."""
-        if self.name in CRITERIA:
-            return CRITERIA[self.name](trace, masks)
+        if self.rule is not None:
+            return self.rule(trace, masks)
         if self.name == "survivors":
             counts = [mask.count for mask in masks]
         else:
@@ -65,7 +74,7 @@ def find_objectives(criterion: str, objectives: Sequence[str] | None) -> tuple[O
 
 def _find(name: str) -> Objective:
     if name in COUNTS:
-        return Objective(name, -1.0, trained=False)
+        return Objective(name, -1.0)
     if name not in CRITERIA:
         raise UnknownName("criterion", name, [*CRITERIA, *COUNTS])
     rule = CRITERIA[name]
@@ -74,7 +83,7 @@ def _find(name: str) -> Objective:
         raise InputError(
             f"criterion {name!r} depends on the cohort, so no fitness can be kept: choose one of {', '.join(absolute)}"
         )
-    return Objective(name, rule.weight, rule.needs, rule.trained)
+    return Objective(name, rule.weight, rule)
 
 
 def multiply_adds(problem: Problem) -> tuple[int, ...]:

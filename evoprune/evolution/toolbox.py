@@ -11,7 +11,7 @@ from deap import base, tools
 
 from evoprune import seeds
 from evoprune.errors import InputError
-from evoprune.evolution.batchmap import BatchMap, wraps
+from evoprune.evolution.batchmap import BatchMap, parts_of, wraps
 from evoprune.evolution.cohort import CohortTrainer
 from evoprune.evolution.executors import make_executor
 from evoprune.evolution.individual import Individual, fitness_class
@@ -114,7 +114,7 @@ def make_toolbox(
     toolbox.map = BatchMap(
         trainer,
         executor=make_executor(executor),
-        journal=None if journal is None else Journal(journal, _parts(trainer, inherit), about=problem.describe()),
+        journal=None if journal is None else Journal(journal, parts_of(trainer, inherit), about=problem.describe()),
         inherit=inherit,
         chunk=chunk,
         retries=retries,
@@ -144,26 +144,6 @@ def _operator(name: str, kind: str) -> Any:
     if found.kind != kind:
         one_of(f"operator to {kind} with", name, [other for other, entry in OPERATORS.items() if entry.kind == kind])
     return found.function
-
-
-def _parts(trainer: Trainer, inherit: str | None) -> dict[str, Any]:
-    """What decides an evaluation, for the journal's header."""
-    race = None
-    if isinstance(trainer, CohortTrainer):
-        race = {"rungs": list(trainer.rungs), "criteria": [one.name for one in trainer.criteria], "eta": trainer.eta}
-    training = Training.of(**trainer.training).as_dict()
-    if not training["compile"]:
-        del training["compile"]  # a journal from before this option goes on
-    return {
-        "problem": trainer.problem.fingerprint,
-        "training": training,
-        "objectives": list(trainer.names),
-        "epochs": trainer.epochs,
-        "seed": trainer.seed,
-        "inherit": inherit,
-        "guided": trainer.guided,
-        "tournament": race,
-    }
 
 
 def _training(options: dict[str, Any], inherit: str | None) -> dict[str, Any]:

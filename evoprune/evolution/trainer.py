@@ -20,6 +20,7 @@ from evoprune.problems.problem import Problem
 from evoprune.training.capacity import largest_population
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
+from evoprune.training.options import Training
 from evoprune.training.population import Population
 
 __all__ = ["HISTORY", "Trainer", "cost_of", "finite", "history_of", "repetition_seed"]
@@ -62,6 +63,21 @@ class Trainer:
     def weights(self) -> tuple[float, ...]:
         """Of the fitness: +1 to maximise, -1 to minimise."""
         return tuple(one.weight for one in self.objectives)
+
+    def parts(self) -> dict[str, Any]:
+        """What decides an evaluation, JSON-able."""
+        training = Training.of(**self.training).as_dict()
+        if not training["compile"]:
+            del training["compile"]  # a journal from before this option goes on
+        return {
+            "problem": self.problem.fingerprint,
+            "training": training,
+            "objectives": list(self.names),
+            "epochs": self.epochs,
+            "seed": self.seed,
+            "guided": self.guided,
+            "tournament": None,
+        }
 
     def fitness(self, record: Record) -> tuple[float, ...]:
         """A record as a fitness; the worst values for a failed one."""

@@ -13,6 +13,7 @@ from evoprune.errors import InputError, TrainingFailed
 from evoprune.evolution.elites import similar
 from evoprune.evolution.loop import State, generations
 from evoprune.evolution.operators import mutGuided
+from evoprune.evolution.operators.lineage import lineage_of
 from evoprune.evolution.several import front
 from evoprune.evolution.toolbox import make_toolbox
 from evoprune.masks.allocation import Allocation
@@ -171,7 +172,8 @@ def _trained(
     winner.ledger = scored + toolbox.map.ledger + winner.ledger
     winner.earlier_s = toolbox.map.earlier_s
     names = toolbox.map.trainer.names
-    lineage = {name: state.best.lineage[name] for name in ("operator", "seed", "parents") if name in state.best.lineage}
+    whole_lineage = lineage_of(state.best)
+    lineage = {name: whole_lineage[name] for name in ("operator", "seed", "parents") if name in whole_lineage}
     found: dict[str, Any] = {"generations": state.generation, "evaluations": state.nevals, "lineage": lineage}
     if len(toolbox.map.trainer.objectives) > 1:
         found["front"] = front(list(state.halloffame), names).to_dict("records")

@@ -59,7 +59,8 @@ class Problem:
         validation: float = 0.1,
     ) -> None:
         self.seed = seeds.check_seed(seed)
-        given = load_data(data, root=data_root, standardize=standardize, validation=validation)
+        with seeds.isolated():  # a library that loads data may draw numbers when it is imported
+            given = load_data(data, root=data_root, standardize=standardize, validation=validation)
         self.task = task_of(model, given, loss)
         self._data = given.without_labels() if self.task == RECONSTRUCTION else given
         self.data_name = given.name

@@ -84,7 +84,22 @@ def test_a_migrant_hands_its_weights_on() -> None:
     [migrant] = [one for one in populations[1] if one.evaluation not in islands[1].map._records]
     child = child_of(islands[1], migrant)
     islands[1].evaluate(child)
-    assert child.inherited == migrant.evaluation
+    assert child.inherited not in (None, migrant.evaluation), "islands name their own evaluation of the same mask so"
+    handed = islands[1].map.store.get(child.inherited)
+    assert all(np.array_equal(value, migrant.trained.values[name]) for name, value in handed.values.items())
+
+
+def test_a_migrant_hands_its_own_weights_on_where_the_island_has_trained_the_same_mask() -> None:
+    here, there = made(inherit="weights"), made(inherit="weights", epochs=6)
+    migrant = evaluated(there)[0]
+    [child] = [child_of(here, migrant)]
+    expected = here.evaluate(child)
+    later = made(inherit="weights")
+    twin = later.from_mask(migrant.mask)
+    later.evaluate(twin)
+    child = child_of(later, migrant)
+    assert later.evaluate(child) == expected
+    assert later.evaluate(child) == expected, "evaluated again it starts where it started"
 
 
 def test_weights_that_nobody_holds_are_missed_aloud(caplog: pytest.LogCaptureFixture) -> None:
@@ -140,6 +155,23 @@ def test_children_made_between_two_searches_keep_their_own_value() -> None:
     before = {one.mask.hash: one.fitness.values for one in children}
     [later] = ep.generations(children, toolbox, 0.0, 1.0, 0)
     assert {one.mask.hash: one.fitness.values for one in later.population} == before
+
+
+@pytest.mark.parametrize("epochs", [1, 2], ids=["of the same configuration", "of another"])
+def test_a_population_that_came_evaluated_is_resumed_to_the_same_search(epochs: int, tmp_path: Path) -> None:
+    """Crossed twins are evaluated as their parents are: the journal then knows parents that the search did not meet."""
+
+    def search() -> Any:
+        random.seed(1)
+        population = evaluated(made(epochs=epochs))
+        twins = [made().clone(one) for one in population for _ in range(2)]
+        toolbox = made(seed=2, journal=tmp_path / "run.jsonl") if epochs == 2 else made(journal=tmp_path / "run.jsonl")
+        *_, state = ep.generations(twins, toolbox, 0.9, 0.0, 2)
+        toolbox.map.close()
+        told = [(one.mask.hash, one.fitness.values, one.scores) for one in state.population]
+        return told, state.ledger.samples, [(row["nevals"], row["again"]) for row in state.logbook]
+
+    assert search() == search()
 
 
 def test_what_another_toolbox_scored_is_no_repetition() -> None:
@@ -270,3 +302,14 @@ def test_the_journal_has_the_lineage_of_the_first_who_asked(tmp_path: Path) -> N
     one.lineage, twin.lineage = {"operator": "first"}, {"operator": "second"}
     toolbox.map(toolbox.evaluate, [one, twin])
     assert '"operator": "first"' in (tmp_path / "run.jsonl").read_text()
+
+
+@pytest.mark.parametrize("extra", [{"steps": np.int64(3)}, {"rates": np.array([0.5, np.nan])}, {"tool": object}], ids=str)
+def test_a_lineage_of_the_users_own_never_costs_an_evaluation(extra: dict[str, Any], tmp_path: Path) -> None:
+    toolbox = made(journal=tmp_path / "run.jsonl")
+    one = toolbox.individual()
+    one.lineage = {"operator": "mine", **extra}
+    assert toolbox.evaluate(one)
+    toolbox.map.close()
+    assert '"operator": "mine"' in (tmp_path / "run.jsonl").read_text()
+    assert len(ep.read_journal(tmp_path / "run.jsonl")) == 1

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import os
 import pickle
+import random
 import signal
 import socket
 import subprocess
@@ -23,12 +24,14 @@ import torch
 from deap import base
 
 import evoprune as ep
+from evoprune.criteria import CRITERIA, _registered
 from evoprune.errors import InputError
 from evoprune.evolution.executors.base import Serial, make_executor
 from evoprune.evolution.executors.processes import ProcessExecutor
 from evoprune.evolution.trainer import Trainer
 from evoprune.masks.sampling import random_masks
 from evoprune.training.population import Population
+from tests.evolution import gaps
 from tests.tiny import mlp
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
@@ -250,13 +253,17 @@ def test_ray_gives_every_actor_a_gpu_of_its_own(expected: list[Any], monkeypatch
         with pytest.raises(InputError, match="gpus=-1"):
             RayExecutor(gpus=-1)
         assert RayExecutor(gpus=0.5).workers == 4
+        state = random.getstate()
         executor = RayExecutor(gpus=1)
+        assert random.getstate() == state
         assert executor.workers == 2
         toolbox = made(executor, chunk=4, device="cpu")
         assert generation(toolbox) == expected
         seen = [ray.get(actor.gpus.remote()) for actor in executor._idle]
         assert sorted(seen) == ["0", "1"], "two actors on one GPU, or an actor that sees both"
         toolbox.map.close()
+        raced = {"criterion": "overfitting", "rungs": (1, 2), "epochs": 2, "device": "cpu"}
+        assert generation(made(executor, **raced), 4) == generation(made(**raced), 4), "with a criterion of a user's own"
     finally:
         ray.shutdown()
 
@@ -266,3 +273,20 @@ def _actors() -> Iterator[int]:
     for process in psutil.process_iter(["pid", "cmdline"]):
         if any("ray::_Worker" in word for word in process.info["cmdline"] or ()):
             yield process.info["pid"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"criterion": "overfitting"}, {"criterion": "overfitting", "rungs": (1, 2)}, {"rungs": (1, 2)}]
+)
+def test_workers_judge_as_this_process_does(options: dict[str, Any], pool: ProcessExecutor) -> None:
+    assert gaps.overfitting.name == "overfitting"
+    short = {"epochs": 2, **options}
+    expected = generation(made(**short), 4)
+    assert generation(made(pool, **short), 4) == expected
+
+
+def test_a_criterion_goes_to_other_processes_by_name() -> None:
+    for one in CRITERIA.values():
+        assert pickle.loads(pickle.dumps(one)) is copy.deepcopy(one) is one
+    with pytest.raises(InputError, match="registers no criterion 'absent' here"):
+        _registered("evoprune.criteria", "absent")

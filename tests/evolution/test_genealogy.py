@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 import evoprune as ep
 from evoprune.errors import InputError
 from evoprune.evolution.genealogy import diversity
+from evoprune.evolution.operators.lineage import lineage_of
 from evoprune.masks import Mask
 from tests.tiny import mlp
 
@@ -69,3 +73,37 @@ def test_journal_holds_the_lineage(tmp_path: Any) -> None:
     search(journal=tmp_path / "run.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()[1:]]
     assert all("operator" in line["lineage"] for line in lines)
+
+
+def shift(individual: Any) -> tuple[Any]:
+    """An operator that leaves no lineage."""
+    mask = individual.mask
+    individual.mask = mask.replace(0, np.sort((mask.survivors[0] + 1) % mask.space.sizes[0]))
+    return (individual,)
+
+
+def test_what_an_operator_without_a_lineage_made_has_none() -> None:
+    toolbox = ep.make_toolbox(mlp(), sparsity=0.8, epochs=1, batch_size=24, engine="dense")
+    toolbox.register("mutate", shift)
+    random.seed(3)
+    *_, state = ep.generations(toolbox.population(n=4), toolbox, 0.5, 0.9, 2)
+    frame = state.genealogy.frame()
+    assert frame.loc[frame["generation"] > 0, "operator"].isna().any()
+    assert set(frame.loc[frame["generation"] == 0, "operator"]) == {"initSparse"}
+    made = frame[frame["operator"].isna()]
+    assert (made["parents"] == ()).all()
+    with pytest.raises(InputError, match="give it in known="):
+        state.genealogy.replay(made["mask"].iloc[0], mlp().space)
+
+
+def test_an_operator_on_top_of_one_without_a_lineage_names_the_mask_between() -> None:
+    one = ep.initSparse(ep.Individual, mlp().space, sparsity=0.8)
+    shift(one)
+    between = one.mask
+    ep.mutSwap(one)
+    assert one.lineage["parents"] == [between.hash]
+    assert "inputs" not in one.lineage
+    assert ep.replay(one.lineage, [between]) == one.mask
+    for twin in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert lineage_of(twin) == one.lineage
+        assert lineage_of(shift(twin)[0]) == {}

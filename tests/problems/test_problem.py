@@ -337,3 +337,14 @@ def test_mnist_has_the_splits_of_the_published_measurements(mnist_root: Any) -> 
     problem = Problem("lenet-300-100", "mnist", data_root=mnist_root)
     assert (len(problem.split("train")), len(problem.split("validation")), problem.batch_size) == (54_000, 6_000, 128)
     assert problem.prunable == 266_200
+
+
+def test_making_a_problem_draws_from_no_global_generator() -> None:
+    """In a process of its own, since libraries that load data may draw when they are first imported."""
+    script = (
+        "import random, numpy, torch, evoprune as ep\n"
+        "states = lambda: (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())\n"
+        "before = states(); ep.Problem('mlp:8', 'digits'); assert states() == before"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

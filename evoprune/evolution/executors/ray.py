@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
+from evoprune import seeds
 from evoprune.errors import EvopruneError, InputError
 from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied
 from evoprune.evolution.jobs import Finished, Job
@@ -81,7 +82,8 @@ class RayExecutor:
         positive("gpus", gpus, zero=True)
         self.threads, self.gpus, self.patience = threads, gpus, patience
         self.resources = dict(resources or {})
-        self._ray = _connect(address)
+        with seeds.isolated():  # Ray draws numbers when it starts
+            self._ray = _connect(address)
         self._check_room()
         self.workers = self._room() if workers is None else workers
         self._idle: list[Any] = []

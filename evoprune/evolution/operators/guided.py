@@ -70,8 +70,7 @@ def mutGuided(
         leaving = leave(draw, mask, layer, number, told if guides["off"] == "movement" else None, noise)
         changes[layer] = leaving, enter(draw, mask, layer, number, told if guides["on"] == "gradient" else None, noise)
     packs = {str(layer): [packed(each, kind(mask, layer)) for each in pair] for layer, pair in changes.items()}
-    record(individual, "mutGuided", seed, [source(individual)], {**guides, "changes": packs})
-    individual.mask = apply_changes(mask, changes)
+    record(individual, apply_changes(mask, changes), "mutGuided", seed, [source(individual)], {**guides, "changes": packs})
     return (individual,)
 
 

@@ -33,5 +33,5 @@ def initSparse(
     """
     counts, seed = allocate(space, sparsity, allocation), draw_seed(rng)
     individual = icls(*fresh(generator(seed), space, counts=counts))
-    record(individual, "initSparse", seed, [], {"counts": list(counts)})
+    record(individual, individual.mask, "initSparse", seed, [], {"counts": list(counts)})
     return individual

@@ -13,7 +13,8 @@ A lineage is plain data, fit for JSON:
 
 `varAnd` mates and then mutates, and nobody evaluates, or keeps, the mask between. So an entry of `inputs` is the hash of a parent
 or the lineage of the step before. To tell the two apart, operators leave on a child, as `stale`, the fitness values of its
-parent: while the individual still has these very values, or none, it was not evaluated.
+parent: while the individual still has these very values, or none, it was not evaluated. As `made` they leave the lineage with the
+hash of the mask that came out, which tells when a function of the user's own has put on another.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from evoprune.evolution.operators.registry import OPERATORS
 from evoprune.masks.mask import Mask, common_space
 from evoprune.masks.space import MaskSpace
 
-__all__ = ["Lineage", "draw_seed", "generator", "mate", "mutate", "record", "replay", "source", "stream"]
+__all__ = ["Lineage", "draw_seed", "generator", "lineage_of", "mate", "mutate", "record", "replay", "source", "stream"]
 
 Lineage = dict[str, Any]
 MAX_STEPS = (
@@ -59,8 +60,7 @@ def mutate(name: str, individual: Any, rng: random.Random | None, **options: Any
     """Run the rule `name` on an individual, in place."""
     seed = draw_seed(rng)
     (mask,) = OPERATORS[name].rule(generator(seed), individual.mask, **options)
-    record(individual, name, seed, [source(individual)], options)
-    individual.mask = mask
+    record(individual, mask, name, seed, [source(individual)], options)
     return (individual,)
 
 
@@ -71,15 +71,21 @@ def mate(name: str, ind1: Any, ind2: Any, rng: random.Random | None, **options: 
     masks = OPERATORS[name].rule(generator(seed), ind1.mask, ind2.mask, **options)
     sources = [source(ind1), source(ind2)]
     for child, (individual, mask) in enumerate(zip((ind1, ind2), masks, strict=True)):
-        record(individual, name, seed, sources, options, child=child)
-        individual.mask = mask
+        record(individual, mask, name, seed, sources, options, child=child)
     return ind1, ind2
 
 
 def record(
-    individual: Any, name: str, seed: int, sources: list[str | Lineage], options: Mapping[str, Any], *, child: int | None = None
+    individual: Any,
+    mask: Mask,
+    name: str,
+    seed: int,
+    sources: list[str | Lineage],
+    options: Mapping[str, Any],
+    *,
+    child: int | None = None,
 ) -> None:
-    """Write the lineage of one step; what the individual has for a fitness now belongs to the mask before it."""
+    """Put on the mask that a step made, with its lineage; what the individual has for a fitness belongs to the mask before."""
     lineage: Lineage = {"operator": name, "seed": seed, "parents": [], "options": dict(options)}
     for each in sources:
         lineage["parents"] += [each] if isinstance(each, str) else each["parents"]
@@ -87,13 +93,20 @@ def record(
         lineage["child"] = child
     if not all(isinstance(each, str) for each in sources):
         lineage["inputs"] = sources
-    individual.lineage = lineage
-    individual.stale = _values(individual)
+    individual.mask, individual.lineage = mask, lineage
+    individual.stale, individual.made = _values(individual), (lineage, mask.hash)
+
+
+def lineage_of(individual: Any) -> Lineage:
+    """The lineage of an individual; empty where a function that leaves none has changed the mask since it was written."""
+    lineage: Lineage = getattr(individual, "lineage", None) or {}
+    written, mask = getattr(individual, "made", (None, None))
+    return {} if written is lineage and mask != individual.mask.hash else lineage
 
 
 def source(individual: Any) -> str | Lineage:
     """Where an operator's input comes from: its hash, or its lineage while it was not evaluated since it was varied."""
-    lineage: Lineage = getattr(individual, "lineage", None) or {}
+    lineage = lineage_of(individual)
     values = _values(individual)
     varied = bool(lineage) and (not values or values is getattr(individual, "stale", None))
     return lineage if varied and _steps(lineage) < MAX_STEPS else str(individual.mask.hash)

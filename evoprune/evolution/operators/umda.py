@@ -159,8 +159,8 @@ class UMDA:
         assert space is not None
         if self.layers:
             individual = ind_init(Mask._trusted(space, sample(draw, self.layers)))
-            record(individual, "UMDA", seed, list(self.parents), {"smoothing": self.smoothing})
+            record(individual, individual.mask, "UMDA", seed, list(self.parents), {"smoothing": self.smoothing})
         else:
             individual = ind_init(*fresh(draw, space, counts=self.counts))
-            record(individual, "initSparse", seed, [], {"counts": list(self.counts)})
+            record(individual, individual.mask, "initSparse", seed, [], {"counts": list(self.counts)})
         return individual
