@@ -31,7 +31,6 @@ from evoprune.evolution.executors.processes import ProcessExecutor
 from evoprune.evolution.trainer import Trainer
 from evoprune.masks.sampling import random_masks
 from evoprune.training.population import Population
-from tests.evolution import gaps
 from tests.tiny import mlp
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray")
@@ -57,6 +56,16 @@ def pool() -> Iterator[ProcessExecutor]:
     executor = ProcessExecutor(min(2, CORES))
     yield executor
     executor.close()
+
+
+@pytest.fixture
+def overfitting() -> Iterator[None]:
+    """A criterion of a user's own, which other tests of all criteria do not meet."""
+    from tests.evolution.gaps import overfitting
+
+    CRITERIA._entries["overfitting"] = overfitting
+    yield
+    del CRITERIA._entries["overfitting"]
 
 
 def alive(executor: ProcessExecutor) -> list[int]:
@@ -239,6 +248,7 @@ def test_ray_loses_a_worker_and_a_node_and_no_result(expected: list[Any], tmp_pa
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("overfitting")
 def test_ray_gives_every_actor_a_gpu_of_its_own(expected: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that says it has two GPUs: Ray counts what it is told, and hides from an actor all GPUs but its own."""
     import ray
@@ -278,8 +288,8 @@ def _actors() -> Iterator[int]:
 @pytest.mark.parametrize(
     "options", [{"criterion": "overfitting"}, {"criterion": "overfitting", "rungs": (1, 2)}, {"rungs": (1, 2)}]
 )
+@pytest.mark.usefixtures("overfitting")
 def test_workers_judge_as_this_process_does(options: dict[str, Any], pool: ProcessExecutor) -> None:
-    assert gaps.overfitting.name == "overfitting"
     short = {"epochs": 2, **options}
     expected = generation(made(**short), 4)
     assert generation(made(pool, **short), 4) == expected
