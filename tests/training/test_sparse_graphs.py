@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -60,6 +61,62 @@ class Sums(nn.Module):
 @pytest.mark.parametrize("seed", range(60))
 def test_sums_of_earlier_values(seed: int) -> None:
     assert_agrees(lambda: Sums(seed), (6,))
+
+
+class Two(nn.Module):
+    """The sum of two layers is taken within a branch, and again, one after the other, around it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(8, 16)
+        self.e, self.o = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, g = self.a(x), self.b(x)
+        return self.o(self.e(torch.relu(h + g)) + h + g)
+
+
+class Skips(nn.Module):
+    """Two layers on the same input, and a random chain of skips over what came before: every sum is of sums."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        rng = random.Random(seed)
+        self.first = nn.ModuleList(nn.Linear(8, 4) for _ in range(2))
+        self.inner = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.last = nn.Linear(4, 3)
+        self.steps = [(rng.choice(["layer", "relu", "view", "sum", "sum", "sum"]), rng.random(), rng.random()) for _ in range(7)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        values, layers = [layer(x) for layer in self.first], iter([*self.inner] * 4)
+        for kind, one, other in self.steps:
+            value = values[-1 - int(one * min(3, len(values)))]
+            if kind == "sum":
+                values.append(value + values[int(other * len(values))])
+            elif kind == "view":
+                values.append(value.view(-1, 4, 1, 1).flatten(1))
+            else:
+                values.append(torch.relu(value) if kind == "relu" else next(layers)(value))
+        for value in values[:2]:
+            values.append(values[-1] + value)
+        return self.last(values[-1])
+
+
+GRAPHS: dict[str, Callable[[], nn.Module]] = {"two": Two, **{f"skips {seed}": partial(Skips, seed) for seed in range(48)}}
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_gradients_of_sums_of_sums(graph: str) -> None:
+    loop, sparse = (population(own(GRAPHS[graph], (8,)), engine, momentum=0.0, nesterov=False) for engine in ("loop", "sparse"))
+    expected, found = loop.dense_gradient(), sparse.dense_gradient()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+    for generation in (loop, sparse):
+        generation.train_steps(1)
+    for row in range(len(loop)):
+        after = sparse.parameters.row(row)
+        for name, value in loop.parameters.row(row).items():
+            torch.testing.assert_close(after[name], value, rtol=1e-9, atol=1e-12)
 
 
 class Images(nn.Module):

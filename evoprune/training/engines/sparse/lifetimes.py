@@ -140,15 +140,16 @@ def _shared_gradients(operations: Sequence[Operation]) -> dict[Value, Value]:
 def _complete(aliases: dict[Value, Value], operations: Sequence[Operation], producers: dict[Value, int]) -> bool:
     """Whether every producer, when it runs backward, finds the gradient of its output in the memory that it shares.
 
-    That is what readers of the output and of the sums above it have added there, all of it and nothing else.
+    That is what readers of the output and of the sums above it have added there, all of it and nothing else. A reader adds once
+    for each of its inputs: a sum of two values that share their memory twice.
     """
-    added: dict[Value, set[int]] = {}
+    added: dict[Value, set[tuple[int, int]]] = {}  # operation and which of its inputs
     for position, operation in enumerate(operations):
-        for x in operation.inputs:
+        for place, x in enumerate(operation.inputs):
             if aliases.get(x.root) is not operation.output:  # what lives in the sum's memory is there already
-                added.setdefault(x.root, set()).add(position)
+                added.setdefault(x.root, set()).add((position, place))
     groups: dict[Value, list[Value]] = {}
-    own: dict[Value, set[int]] = {}
+    own: dict[Value, set[tuple[int, int]]] = {}
     for value in {*aliases, *aliases.values()}:
         home, own[value] = value, set(added.get(value, ()))
         while home in aliases:
@@ -157,7 +158,7 @@ def _complete(aliases: dict[Value, Value], operations: Sequence[Operation], prod
         groups.setdefault(home, []).append(value)
     for members in groups.values():
         for value in members:
-            present = {at for other in members for at in added.get(other, ()) if at >= producers.get(value, -1)}
+            present = {one for other in members for one in added.get(other, ()) if one[0] >= producers.get(value, -1)}
             if present != own[value]:
                 return False
     return True
