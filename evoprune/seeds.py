@@ -1,7 +1,7 @@
 """Every random stream, derived by name from one seed (`numpy.random.SeedSequence`).
 
 `derive(7, "masks", 3)` is the same 64 bits on every machine, whatever else was drawn before, so no result depends on a
-position in a batch. Nothing here reads or advances a global generator except `isolated`, which restores them.
+position in a batch. Nothing here advances a global generator but what its name says; `isolated` puts all of them back.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from evoprune.errors import InputError
 
-__all__ = ["check_seed", "derive", "generator", "isolated", "seed_torch", "torch_generator"]
+__all__ = ["check_seed", "derive", "generator", "isolated", "seed_all", "seed_torch", "states", "torch_generator"]
 
 
 def check_seed(seed: object) -> int:
@@ -62,6 +62,21 @@ def seed_torch(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of `random`, numpy and torch; takes a few microseconds."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002  whatever a user's own code draws from
+    seed_torch(seed)
+
+
+def states() -> tuple[object, ...]:
+    """What `random`, numpy and torch (of the CPU and of GPUs in use) will draw next, to compare with what it was."""
+    in_use = torch.cuda.is_available() and torch.cuda.is_initialized()
+    of_torch = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if in_use else [])]
+    kind, words, *rest = np.random.get_state(legacy=True)  # noqa: NPY002
+    return random.getstate(), (kind, np.asarray(words).tobytes(), *rest), [bytes(state.numpy()) for state in of_torch]
 
 
 @contextmanager

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from evoprune.errors import InputError
-from evoprune.seeds import check_seed, derive, generator, isolated, torch_generator
-from tests.tiny import global_state
+from evoprune.seeds import check_seed, derive, generator, isolated, seed_all, states, torch_generator
+from tests.tiny import DRAWS, global_state
 
 
 def test_streams_have_the_values_they_always_had() -> None:
@@ -66,6 +66,18 @@ def test_isolated_without_a_seed_goes_on_from_where_the_globals_stand() -> None:
     with global_state(6), isolated():
         third = draw()
     assert first == second != third
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_the_states_show_a_draw_from_any_generator_and_seeding_puts_all_back(kind: str) -> None:
+    with global_state(5), isolated():
+        seed_all(2**62)
+        before = states()
+        first = DRAWS[kind]()
+        assert states() != before
+        seed_all(2**62)
+        assert states() == before
+        assert DRAWS[kind]() == first
 
 
 @pytest.mark.parametrize("seed", [-1, 1.0, "1", None, True, np.float64(3)])

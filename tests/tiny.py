@@ -56,6 +56,47 @@ def dropped() -> nn.Module:
     )
 
 
+DRAWS: dict[str, Callable[[], float]] = {
+    "torch": lambda: torch.rand(1).item(),
+    "random": random.random,
+    "numpy": lambda: float(np.random.random()),  # noqa: NPY002  as a user's own code does
+}
+"""A number from each global generator."""
+
+
+class Skipping(nn.Module):
+    """Stochastic depth: in training a layer is left out every other time, at random."""
+
+    def __init__(self, draws: str = "torch") -> None:
+        super().__init__()
+        self.inp, self.mid, self.out, self.draws = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3), draws
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.inp(x))
+        if not self.training or DRAWS[self.draws]() < 0.5:
+            h = h + torch.relu(self.mid(h))
+        out: Tensor = self.out(h)
+        return out
+
+
+class Always(nn.Module):
+    """Dropout that stays on in evaluation: by a call that does not say when, or by a module that is never switched."""
+
+    def __init__(self, kept_on: bool = False) -> None:
+        super().__init__()
+        self.inp, self.drop, self.out, self.kept_on = nn.Linear(6, 12), nn.Dropout(0.3), nn.Linear(12, 3), kept_on
+
+    def train(self, mode: bool = True) -> Always:
+        super().train(mode)
+        self.drop.train()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.inp(x))
+        out: Tensor = self.out(self.drop(h) if self.kept_on else nn.functional.dropout(h, 0.3))
+        return out
+
+
 def table(shape: tuple[int, ...] = (6,), classes: int | None = 3, samples: int = 80, seed: int = 0) -> dict[str, Any]:
     """Inputs around one centre a class (labels left out for `classes=None`); a quarter more for testing."""
     rng, groups = np.random.default_rng(seed), classes or 4

@@ -297,8 +297,8 @@ class Population:
         set_rate(self.optimizer, self.rate(self.steps))
 
     def seed_dropout(self) -> None:
-        """Seed torch for the step to come: all chunks draw the same."""
-        seeds.seed_torch(self._dropout_seed + self.steps)
+        """Seed what a forward may draw from in the step to come: all chunks draw the same."""
+        seeds.seed_all(self._dropout_seed + self.steps)
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:

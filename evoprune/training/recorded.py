@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from evoprune import seeds
+
 if TYPE_CHECKING:
     from evoprune.training.population import Population
 
@@ -145,13 +147,9 @@ def _drew(population: Population) -> bool:
     """Whether the step just taken used random numbers: then the generators are not as seeding leaves them."""
     if not population.engine.random:
         return False
-    after = _generator_state(population.device)
+    after = seeds.states()
     population.seed_dropout()
-    return not torch.equal(after, _generator_state(population.device))
-
-
-def _generator_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+    return after != seeds.states()
 
 
 @contextmanager

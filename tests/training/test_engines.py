@@ -18,7 +18,7 @@ from evoprune.masks.sampling import random_masks
 from evoprune.problems.problem import Problem
 from evoprune.training.engines.choice import SPARSE_FROM
 from evoprune.training.population import Population
-from tests.tiny import Residual, Tied, dropped, images, mlp, own, small_conv, table
+from tests.tiny import DRAWS, Residual, Skipping, Tied, dropped, global_state, images, mlp, own, small_conv, table
 
 MODELS: dict[str, Callable[[], Problem]] = {
     "residual": lambda: own(Residual),
@@ -118,6 +118,29 @@ def test_a_model_that_cannot_be_vmapped_says_which_engine_to_use_and_auto_takes_
     with pytest.raises(UnsupportedLayer, match="engine='loop'"):
         population(problem, "dense").train(1)
     assert population(problem, "auto").train(1).engine.name == "loop"
+
+
+@pytest.mark.parametrize("engine", ["loop", "dense"])
+@pytest.mark.parametrize("draws", DRAWS)
+def test_what_a_forward_draws_follows_from_the_seed_and_is_the_same_for_all(draws: str, engine: str) -> None:
+    problem, found = own(lambda: Skipping(draws)), []
+    for state in (1, 2):
+        with global_state(state):
+            found.append(population(problem, engine).train(1).trace.last("val_loss"))
+    assert found[0].tolist() == found[1].tolist()
+    masks = random_masks(problem.space, 3, sparsity=0.7)
+    alone = Population(problem, masks[2:], horizon=3, batch_size=18, lr=0.02, engine=engine).train(1)
+    assert alone.trace.last("val_loss")[0] == pytest.approx(found[0][2], rel=1e-5)
+
+
+@pytest.mark.parametrize("draws", DRAWS)
+def test_a_forward_that_draws_random_numbers_is_not_frozen_as_it_was_traced(draws: str) -> None:
+    problem = own(lambda: Skipping(draws))
+    with global_state(0):
+        assert population(problem, "auto").engine.name == "dense"
+        with pytest.raises(UnsupportedLayer, match="Skipping, whose forward draws random numbers: use engine='dense'"):
+            population(problem, "sparse")
+        population(own(dropped), "sparse")  # known before it is drawn
 
 
 def test_auto_does_not_depend_on_the_number_of_networks() -> None:

@@ -6,11 +6,13 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_masks
@@ -18,7 +20,7 @@ from evoprune.problems.problem import Problem
 from evoprune.training import options as training_options
 from evoprune.training.population import Population
 from evoprune.training.recorded import RECORDERS, WATCHERS
-from tests.tiny import Residual, dropped, images, mlp, own
+from tests.tiny import DRAWS, Residual, Skipping, dropped, images, mlp, own
 
 
 def _keep(call: Callable[[], None], pool: Any, device: torch.device) -> tuple[Callable[[], None], Any]:
@@ -81,13 +83,16 @@ def test_a_saved_state_goes_on_with_the_step_count_where_the_optimizer_wants_it(
 
 
 @pytest.mark.usefixtures("recording")
-def test_a_step_that_draws_random_numbers_is_not_recorded_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("build", [dropped, *(partial(Skipping, draws) for draws in DRAWS)], ids=["dropout", *DRAWS])
+def test_a_step_that_draws_random_numbers_is_not_recorded_and_says_so(
+    build: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING, logger="evoprune"):
-        recorded = population(own(dropped)).train(2)
+        recorded = population(own(build)).train(2)
     assert recorded._recorded is not None
     assert recorded._recorded._replays is None
     assert "draws random numbers" in caplog.text
-    assert_equal(recorded, population(own(dropped), cuda_graphs=False).train(2))
+    assert_equal(recorded, population(own(build), cuda_graphs=False).train(2))
 
 
 def test_a_recording_that_fails_loses_nothing_and_says_so(

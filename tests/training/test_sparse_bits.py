@@ -145,6 +145,29 @@ def test_what_has_no_kernel_is_named(model: nn.Module, names: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+class Unused(nn.Module):
+    """Calls a layer and goes on without what it gives."""
+
+    def __init__(self, layer: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inp, self.out, self.layer = nn.Linear(4, 4), nn.Linear(4, 4), layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inp(x)
+        torch.tanh(self.layer(h) if self.layer else torch.nn.functional.dropout(h, 0.2, self.training))
+        return self.out(h)
+
+
+def test_an_unused_layer_is_refused_where_running_it_changes_something() -> None:
+    for layer in (nn.BatchNorm1d(4), nn.Dropout(0.2), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))):
+        with pytest.raises(UnsupportedLayer, match=r"the layer 'layer.*', whose output is not used: use engine='dense'"):
+            engine_of(SparseEngine, Unused(layer))
+    with pytest.raises(UnsupportedLayer, match=r"'dropout' in forward, whose output is not used: use engine='dense'"):
+        engine_of(SparseEngine, Unused())
+    for layer in (nn.BatchNorm1d(4, track_running_stats=False), nn.Dropout(0.0), nn.Linear(4, 4), nn.LayerNorm(4)):
+        engine_of(SparseEngine, Unused(layer))
+
+
 def test_other_types_and_empty_batches_are_refused() -> None:
     model = nn.Linear(3, 2)
     with pytest.raises(UnsupportedLayer, match="float16"):

@@ -115,7 +115,7 @@ class Engine(ABC):
 
     @property
     def random(self) -> bool:
-        """Whether a training step may draw random numbers (dropout); the caller then seeds torch before each chunk."""
+        """Whether a training step may draw random numbers (dropout); the caller then seeds all generators before each chunk."""
         return True
 
     @abstractmethod

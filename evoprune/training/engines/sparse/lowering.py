@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import operator
 from collections import Counter
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from evoprune import seeds
 from evoprune.errors import UnsupportedLayer
 from evoprune.masks.graph import InPlaceTracer
 from evoprune.problems.files import first_line
@@ -55,20 +57,25 @@ class Trace:
         if name is not None:
             raise unsupported(f"{name}, which has hooks")
         model = copy.deepcopy(model).train(training)  # forward may set attributes
-        try:
-            with torch.enable_grad():
-                self.graph = _Tracer().trace(model)
-        except Exception as error:  # tracing runs the user's code
-            raise unsupported(f"{type(model).__name__}, whose forward cannot be traced ({first_line(error)})") from error
+        self.graph = _traced(model)
         self.modules = dict(model.named_modules())
         rebind(self.graph, self.modules, unsupported)
-        for node in reversed(list(self.graph.nodes)):
-            if not node.users and node.op not in ("placeholder", "output"):
-                self.graph.erase_node(node)
+        self._erase_unused()
         self.model = model
         self.names = {id(value): name for name, value in [*model.named_parameters(), *model.named_buffers()]}
         self.trained = {name for name, value in model.named_parameters() if value.requires_grad}
         self._check()
+
+    def _erase_unused(self) -> None:
+        """Take out what nothing reads, unless running it changes something else."""
+        for node in reversed(list(self.graph.nodes)):
+            if node.users or node.op in ("placeholder", "output"):
+                continue
+            if node.op == "call_module" and any(_tracks(part) or _drops(part) for part in self.modules[node.target].modules()):
+                raise unsupported(f"the layer {node.target!r}, whose output is not used")
+            if _draws(node):
+                raise unsupported("the function 'dropout' in forward, whose output is not used")
+            self.graph.erase_node(node)
 
     def _check(self) -> None:
         """Every layer has a rule; shapes are checked when the first batch shows them."""
@@ -92,11 +99,39 @@ class Trace:
     @property
     def random(self) -> bool:
         """Whether the traced program draws random numbers."""
-        return any(
-            (node.op == "call_module" and isinstance(self.modules[node.target], nn.modules.dropout._DropoutNd))
-            or (node.op == "call_function" and node.target is F.dropout)
-            for node in self.graph.nodes
-        )
+        return any(_draws(node) or (node.op == "call_module" and _drops(self.modules[node.target])) for node in self.graph.nodes)
+
+
+def _traced(model: nn.Module) -> fx.Graph:
+    """The graph of a model's forward. Raises `UnsupportedLayer` where there is none, or where each call may have another."""
+    with seeds.isolated(), torch.enable_grad():
+        before = seeds.states()
+        try:
+            graph = _Tracer().trace(model)
+        except Exception as error:  # tracing runs the user's code
+            raise unsupported(f"{type(model).__name__}, whose forward cannot be traced ({first_line(error)})") from error
+        if seeds.states() != before:  # what was drawn would stay as it is: layers that are skipped at random, noise
+            raise unsupported(f"{type(model).__name__}, whose forward draws random numbers")
+    return graph
+
+
+def _tracks(module: nn.Module) -> bool:
+    """Whether a forward changes running statistics."""
+    return isinstance(module, nn.modules.batchnorm._NormBase) and module.training and module.running_mean is not None
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a forward draws what is dropped."""
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether a node is a call of `torch.nn.functional.dropout` that draws."""
+    if node.op != "call_function" or node.target is not F.dropout:
+        return False
+    options = inspect.signature(F.dropout).bind(*node.args, **node.kwargs)
+    options.apply_defaults()
+    return bool(options.arguments["training"] and options.arguments["p"])
 
 
 class Network:
