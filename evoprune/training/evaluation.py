@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from evoprune import seeds
 from evoprune.problems.losses import hits
 from evoprune.problems.problem import Problem
 from evoprune.problems.splits import Split, batch_sizes
@@ -20,13 +21,17 @@ __all__ = ["Evaluator"]
 
 
 class Evaluator:
-    """Evaluates the networks of one layout: as the engine's own call where it has one for a split, else chunk by chunk."""
+    """Evaluates the networks of one layout: as the engine's own call where it has one for a split, else chunk by chunk.
+
+    What a model draws in evaluation too (dropout that stays on) follows from the seed and the batch: it is the same for every
+    network, whatever its company, and every time.
+    """
 
     def __init__(
-        self, engine: Engine, parameters: Parameters, chunks: Sequence[Chunk], problem: Problem, batches: Batches
+        self, engine: Engine, parameters: Parameters, chunks: Sequence[Chunk], problem: Problem, batches: Batches, seed: int
     ) -> None:
         self._engine, self._parameters, self._chunks = engine, parameters, chunks
-        self._problem, self._batches = problem, batches
+        self._problem, self._batches, self._seed = problem, batches, seeds.derive(seed, "evaluation") >> 1
         self._fused: dict[Split, FusedEvaluation | None] = {}
 
     def __call__(self, split: Split) -> dict[str, npt.NDArray[np.float64]]:
@@ -49,11 +54,12 @@ class Evaluator:
 
     def _by_chunks(self, data: tuple[Tensor, Tensor], loss: Tensor, right: Tensor | None) -> None:
         sizes = batch_sizes(len(data[0]), self._batches.size)
-        with torch.no_grad():
+        with seeds.isolated(), torch.no_grad():
             for chunk in self._chunks:
                 chunk.eval()
-            for x, y in zip(data[0].split(sizes), data[1].split(sizes), strict=True):
+            for number, (x, y) in enumerate(zip(data[0].split(sizes), data[1].split(sizes), strict=True)):
                 for chunk in self._chunks:
+                    seeds.seed_all(self._seed + number)  # microseconds, whether or not the model draws
                     rows, outputs = slice(chunk.start, chunk.stop), chunk(x)
                     loss[rows] += self._problem.loss.per_sample(outputs, y).double().sum(1)
                     if right is not None:

@@ -489,7 +489,7 @@ class Population:
         self._recorded = Recorded.of(self)
         width, k = self.engine.width, len(self)
         self._chunks += [self.engine.chunk(self.parameters, start, min(start + width, k)) for start in range(0, k, width)]
-        self._evaluator = Evaluator(self.engine, self.parameters, self._chunks, self.problem, self.batches)
+        self._evaluator = Evaluator(self.engine, self.parameters, self._chunks, self.problem, self.batches, self.seed)
 
     def _let_go(self) -> None:
         """The old chunks' memory, and that of the recording, is free before there are new ones."""

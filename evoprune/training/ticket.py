@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from evoprune import seeds
 from evoprune.errors import EvopruneError, InputError, MaskMismatch
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
@@ -146,7 +147,7 @@ class Ticket:
         targets = split.inputs if split.targets is None else split.targets
         module, loss, right = self.module(), 0.0, 0
         dtype = next(iter(self.weights.values())).dtype
-        with torch.no_grad():
+        with seeds.isolated(0, "test"), torch.no_grad():  # a model may draw in evaluation too: every ticket's the same
             sizes = batch_sizes(len(split), 1000)
             for x, y in zip(split.inputs.split(sizes), targets.split(sizes), strict=True):
                 own = x.to(dtype if x.is_floating_point() else x.dtype, copy=True)  # which the model may change

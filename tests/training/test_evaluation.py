@@ -5,12 +5,13 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from evoprune.problems.problem import Problem
 from evoprune.training.engines import FusedEvaluation
 from evoprune.training.population import Population
-from tests.tiny import Residual, dropped, mlp, own, table
+from tests.tiny import Always, Residual, dropped, global_state, mlp, own, table
 from tests.training.test_fused import ADAMW, MODELS, population
 from tests.training.test_sparse_agrees import masks_of
 
@@ -52,6 +53,46 @@ def test_a_loss_without_a_kernel_is_evaluated_chunk_by_chunk() -> None:
         loop, sparse = (population(problem, engine) for engine in ("loop", "sparse"))
         assert fused(sparse) is None
         assert_same(loop, sparse)
+
+
+@pytest.mark.parametrize("kept_on", [True, False])
+def test_dropout_that_stays_on_is_drawn_the_same_every_time_and_for_every_network(kept_on: bool) -> None:
+    problem = own(lambda: Always(kept_on))
+    masks = masks_of(problem.space, 3, 0.6)
+    generations = {engine: population(problem, engine, masks, batch_size=7) for engine in ("loop", "dense", "sparse")}
+    assert fused(generations["sparse"]) is None
+    with global_state(3):
+        expected = generations["loop"].evaluate()
+    for engine, generation in generations.items():
+        with global_state(4):
+            pd.testing.assert_frame_equal(generation.evaluate(), expected, rtol=1e-9, atol=0)
+            pd.testing.assert_frame_equal(generation.evaluate(), expected, rtol=1e-9, atol=0)
+            alone = population(problem, engine, masks[2:], batch_size=7).evaluate()
+            assert generation.measure().trace.last("val_loss")[2] == pytest.approx(alone["loss"][0], rel=1e-9)
+        assert alone["loss"][0] == pytest.approx(expected["loss"][2], rel=1e-9)
+    other = population(problem, "loop", masks, batch_size=7, seed=1).evaluate()
+    assert not expected["loss"].equals(other["loss"])
+
+
+class OfTheBatch(nn.Module):
+    """Normalised by the batch that it is evaluated in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.norm, self.out = nn.Linear(6, 12), nn.BatchNorm1d(12, track_running_stats=False), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.relu(self.norm(self.inp(x))))
+
+
+def test_no_evaluation_ends_in_a_batch_of_one() -> None:
+    problem = own(OfTheBatch)
+    validation = len(problem.split("validation"))
+    size = next(size for size in range(3, validation) if validation % size == 1)
+    masks = masks_of(problem.space, 3, 0.6)
+    loop, sparse = (population(problem, engine, masks, batch_size=size) for engine in ("loop", "sparse"))
+    assert fused(sparse) is not None
+    pd.testing.assert_frame_equal(sparse.evaluate(), loop.evaluate(), rtol=1e-7, atol=0)
 
 
 def test_own_targets_and_several_blocks() -> None:

@@ -16,7 +16,7 @@ from evoprune.masks.sampling import random_mask
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
-from tests.tiny import Residual, Tied, mlp, own, small_conv, table
+from tests.tiny import Always, Residual, Tied, global_state, mlp, own, small_conv, table
 
 PROBLEMS: dict[str, Any] = {
     "mlp": mlp,
@@ -157,6 +157,14 @@ def test_test_opens_the_locked_split_and_logs_each_opening() -> None:
     assert len(arrays["x_test"]) == 20
     assert first["accuracy"] == int((outputs.argmax(1) == split.targets).sum()) / 20
     assert first["loss"] == pytest.approx(float(nn.functional.cross_entropy(outputs, split.targets)), rel=1e-5)
+
+
+def test_a_model_that_draws_in_evaluation_has_one_test_result() -> None:
+    made, results = ticket(own(Always)), []
+    for state in (1, 2):
+        with global_state(state):
+            results.append(made.test())
+    assert results[0] == results[1]
 
 
 def test_reconstruction_has_a_test_loss_and_no_accuracy() -> None:

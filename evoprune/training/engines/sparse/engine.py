@@ -92,6 +92,8 @@ class SparseEngine(Engine):
         if data[0].dtype != self.dtype:
             return None
         network = self.network(False, tuple(data[0].shape[1:]))
+        if network.draws:  # dropout that stays on: nothing draws the noise of a fused program
+            return None
         chunk = self.chunk(parameters, 0, len(parameters))
         return fuse_evaluation(chunk, network, data, loss, self.batch_size, most=self.width)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from evoprune.problems.losses import LOSSES, Loss
+from evoprune.problems.splits import batch_sizes
 from evoprune.training.engines.kernels import update
 from evoprune.training.engines.kernels.runtime import bits, launch
 from evoprune.training.engines.sparse.objectives import OBJECTIVES, Objective
@@ -106,8 +107,8 @@ class Evaluation:
         self, chunk: SparseChunk, network: Network, data: tuple[Tensor, Tensor], objective: type[Objective],
         samples: int, most: int,
     ) -> None:  # fmt: skip
-        self._parts = torch.arange(len(data[0])).split(samples)
-        sizes = {len(part) for part in self._parts}  # of whole batches, and of the last
+        self._parts = torch.arange(len(data[0])).split(batch_sizes(len(data[0]), samples))
+        sizes = {len(part) for part in self._parts}  # of whole batches, and of the last ones
         self._programs = {size: Fused(chunk, network, data, objective, size, most) for size in sizes}
 
     def __call__(self, losses: Tensor, hits: Tensor | None) -> None:
