@@ -22,7 +22,7 @@ from safetensors.numpy import save
 
 from evoprune.errors import DamagedFile, EvopruneError, InputError
 
-__all__ = ["Arrays", "atomic_write", "read_tensors", "write_tensors"]
+__all__ = ["Arrays", "atomic_write", "read_tensors", "sync_folder", "write_tensors"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 NO_SUCH_PLACE = {
@@ -60,7 +60,7 @@ def atomic_write(path: str | os.PathLike[str], content: bytes | Callable[[Binary
     except BaseException:
         _discard(temporary)
         raise
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
     return target
 
 
@@ -69,8 +69,8 @@ def _discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the new name durable too, where the platform can."""
+def sync_folder(folder: Path) -> None:
+    """Make a new name in the folder durable too, where the platform and the file system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

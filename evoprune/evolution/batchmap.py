@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -99,6 +100,7 @@ class BatchMap:
         self._starts: dict[str, Trained] = {}
         self._ready: tuple[Trainer, int] | None = None
         self._told = False
+        self._lock = threading.RLock()
 
     def __call__(self, function: Callable[..., Any], *iterables: Iterable[Any]) -> Iterable[Any]:
         if len(iterables) == 1 and core(function) is self.evaluator:
@@ -127,8 +129,13 @@ class BatchMap:
 
         repetition: which repetition of the evaluation, for all or for each; it decides the seed of the training. Each
         individual learns `evaluation` (the id of repetition 0), `configuration` (what else decided it), `inherited` (the
-        evaluation it started from), `failed`, and where weights are inherited or operators guided `trained` and `told`.
+        evaluation it started from), `failed`, and where weights are inherited or operators guided `trained` and `told`. Threads that
+        ask at the same time take turns.
         """
+        with self._lock:
+            return self._batch(individuals, repetition)
+
+    def _batch(self, individuals: Sequence[Any], repetition: int | Sequence[int]) -> list[tuple[float, ...]]:
         repetitions = [repetition] * len(individuals) if isinstance(repetition, int) else list(repetition)
         masks = [_mask(individual, self.trainer) for individual in individuals]
         keys = [
@@ -200,6 +207,8 @@ class BatchMap:
         missing = {key: value for key, value in asked.items() if not self._known(key)}
         if not missing:
             return
+        if self.journal is not None:
+            self.journal.check()  # before the training that it would lose
         if self.trainer.whole:
             missing = asked
         jobs = [

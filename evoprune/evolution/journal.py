@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from evoprune.evolution.jobs import Key, Record
 from evoprune.evolution.lines import Content, check_header, encode, make_header, parse
 from evoprune.evolution.locks import lock
 from evoprune.evolution.trainer import HISTORY
+from evoprune.files import sync_folder
 from evoprune.training.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -31,8 +33,20 @@ _OPEN: weakref.WeakValueDictionary[str, Journal] = weakref.WeakValueDictionary()
 """The journals that this process writes: a notebook cell that is run again takes over from its former run."""
 
 
+def _leave_to_parent() -> None:
+    """In a forked process: the lock belongs to the parent, and shall end with it."""
+    for journal in list(_OPEN.values()):
+        journal._closing()  # not `close`: another thread may have held the lock of threads just then
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
 class Journal:
     """The writer of one journal; holds a lock on the file until it is closed, dropped or its process ends.
+
+    Threads may append at the same time; a process that is forked from the writer's may not.
 
     parts: what decides an evaluation (problem, training, objectives, …); a journal with other parts is refused.
     about: what a reader likes to know besides. records: the finished evaluations by id.
@@ -44,6 +58,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], parts: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> None:
         self.path, self._parts, self._about = Path(path), dict(parts), dict(about or {})
         self._name = os.path.realpath(self.path)
+        self._process, self._lock = os.getpid(), threading.RLock()
         self._file = _open(self.path)
         self._closing = weakref.finalize(self, os.close, self._file)
         try:
@@ -76,18 +91,40 @@ class Journal:
         """The engine that the run was decided on, once something is written."""
         return None if self.header is None else self.header["engine"]
 
-    def append(self, records: Sequence[Record], *, engine: str) -> None:
-        """Write the records and sync them; the header and `engine` before the first."""
+    def check(self) -> None:
+        """Raise `EvopruneError` where nothing can be appended: closed, of another process, or no more the file at its path."""
+        if os.getpid() != self._process:
+            raise EvopruneError(
+                f"this process was forked from the one that writes {self.path}, and only one may write: train in processes by "
+                "make_toolbox(executor=), or give your pool toolbox.evaluate itself, which trains there without a journal"
+            )
         if not self._closing.alive:
             raise EvopruneError(f"{self.path} was closed, or opened anew by a later make_toolbox: use that toolbox")
-        lines = [encode(record.as_dict()) for record in records]
-        if self.header is None:
-            header = make_header(self._parts, engine=engine, about=self._about)
-            lines.insert(0, encode(header))
-        self._write(b"".join(lines))
-        if self.header is None:
-            self.header = header
-        self.records |= {record.key.id: record for record in records}
+        if not self._in_place():
+            raise EvopruneError(
+                f"{self.path} was moved, replaced or deleted while this run writes it: put the file back that was there (it has "
+                "what is finished), and run again"
+            )
+
+    def _in_place(self) -> bool:
+        """Whether the open file is the one that a later run would find."""
+        try:
+            return os.path.samestat(os.stat(self._name), os.fstat(self._file))
+        except OSError:
+            return False
+
+    def append(self, records: Sequence[Record], *, engine: str) -> None:
+        """Write the records and sync them; the header and `engine` before the first. Raises as `check`, and for a full disk."""
+        with self._lock:
+            self.check()
+            lines = [encode(record.as_dict()) for record in records]
+            if self.header is None:
+                header = make_header(self._parts, engine=engine, about=self._about)
+                lines.insert(0, encode(header))
+            self._write(b"".join(lines))
+            if self.header is None:
+                self.header = header
+            self.records |= {record.key.id: record for record in records}
 
     def _write(self, data: bytes) -> None:
         """Append `data` where the last whole line ended."""
@@ -106,7 +143,8 @@ class Journal:
 
     def close(self) -> None:
         """Give the lock back."""
-        self._closing()
+        with self._lock:
+            self._closing()
         if _OPEN.get(self._name) is self:
             del _OPEN[self._name]
 
@@ -123,21 +161,12 @@ def _open(path: Path) -> int:
         created = not path.exists()
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
         if created:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         raise InputError(
             f"cannot write the journal {path}: {error.strerror}; give a file name in a folder that exists and is writable"
         ) from None
     return handle
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def read_journal(path: str | os.PathLike[str]) -> pd.DataFrame:
