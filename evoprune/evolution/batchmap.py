@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn, Self
 
 from evoprune import seeds
 from evoprune.errors import InputError, TrainingFailed
@@ -34,7 +34,19 @@ LINEAGE = 4000
 """Characters of a lineage that a line of the journal takes."""
 
 
-class Evaluator:
+class _Shared:
+    """Copies of a toolbox have one map between them: its journal has one writer."""
+
+    __slots__ = ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class Evaluator(_Shared):
     """Fitness of one individual as a tuple, as DEAP expects; through its map, so nothing is trained twice."""
 
     __slots__ = ("__weakref__", "map")  # `toolbox.register` would copy a `__dict__` into its partial, and pickle that
@@ -62,7 +74,7 @@ class _Itself:
         return None
 
 
-class BatchMap:
+class BatchMap(_Shared):
     """Given its evaluator it trains all individuals at once; given any other function it is the ordinary map.
 
     A decorated evaluator is called one by one, and what it asks is trained at once. Identical masks are trained once.
@@ -305,6 +317,12 @@ class BatchMap:
         self.executor.close()
         if self.journal is not None:
             self.journal.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a toolbox and its map cannot be pickled, they hold a journal and workers: pickle individuals, populations or "
+            "toolbox.evaluate (which trains where it arrives, without a journal), or call make_toolbox there"
+        )
 
     def __repr__(self) -> str:
         return f"BatchMap({len(self._records)} evaluations known, {self.trained} trained here, journal {self.journal})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import functools
 import json
@@ -474,6 +475,23 @@ def test_evaluate_pickles_for_a_map_of_the_users_own(tmp_path: Path) -> None:
     sent = pickle.loads(pickle.dumps(toolbox.evaluate))
     assert list(map(sent, individuals)) == list(toolbox.map(toolbox.evaluate, individuals))
     assert toolbox.map.trained == 2, "it trains where it was sent, without the journal"
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_of_a_toolbox_have_one_journal(copied: Callable[[base.Toolbox], base.Toolbox], tmp_path: Path) -> None:
+    toolbox = made(tmp_path / "run.jsonl")
+    again = copied(toolbox)
+    individuals = again.population(n=2)
+    values = list(again.map(again.evaluate, individuals))
+    assert list(toolbox.map(toolbox.evaluate, individuals)) == values == [again.evaluate(one) for one in individuals]
+    assert len(ep.read_journal(tmp_path / "run.jsonl")) == toolbox.map.trained == 2
+
+
+def test_a_toolbox_says_what_to_pickle_instead(tmp_path: Path) -> None:
+    toolbox = made(tmp_path / "run.jsonl")
+    for what in (toolbox, toolbox.map, functools.partial(run, toolbox)):
+        with pytest.raises(InputError, match=r"pickle individuals, populations or toolbox\.evaluate"):
+            pickle.dumps(what)
 
 
 def test_error_in_a_decorator_is_raised() -> None:
