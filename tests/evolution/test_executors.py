@@ -13,7 +13,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +26,9 @@ from deap import base
 
 import evoprune as ep
 from evoprune.criteria import CRITERIA, _registered
-from evoprune.errors import InputError
+from evoprune.errors import EvopruneError, InputError, TrainingFailed
 from evoprune.evolution.executors.base import Serial, make_executor
-from evoprune.evolution.executors.processes import ProcessExecutor
+from evoprune.evolution.executors.processes import HELD, ProcessExecutor
 from evoprune.evolution.trainer import Trainer
 from evoprune.masks.sampling import random_masks
 from evoprune.training.population import Population
@@ -140,6 +141,108 @@ def test_killed_worker_costs_its_sub_batch(pool: ProcessExecutor, expected: list
     assert trained < 8, "it was over before a worker was killed"
     assert worker not in alive(pool)
     assert toolbox.map.trained == 8, "what was finished is not trained again"
+
+
+def test_toolboxes_on_one_executor_keep_its_workers(pool: ProcessExecutor) -> None:
+    """Islands take turns; workers that start anew each time would take longer than a short generation."""
+    seeds = range(HELD + 2)
+    islands, alone = ([made(executor, epochs=2, seed=seed) for seed in seeds] for executor in (pool, None))
+    generation(made(pool, epochs=2), n=2)
+    workers = alive(pool)
+    for order in (seeds[:2], seeds, seeds[1::-1]):  # more of them than a worker holds problems
+        for seed in order:
+            assert generation(islands[seed], n=3) == generation(alone[seed], n=3)
+    assert alive(pool) == workers
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL on Windows")
+def test_workers_that_are_started_anew_are_sent_what_they_lack(pool: ProcessExecutor) -> None:
+    first, second = made(pool, epochs=2, seed=1), made(pool, epochs=2, seed=2)
+    expected = [generation(made(epochs=2, seed=seed)) for seed in (1, 2)]
+    generation(first, n=1)
+    generation(second, n=1)
+    for worker in alive(pool):
+        os.kill(worker, signal.SIGKILL)
+    assert [generation(made(pool, epochs=2, seed=seed)) for seed in (1, 2)] == expected
+
+
+def test_a_problem_of_the_users_script_and_one_that_is_not_take_turns(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import evoprune as ep, torch\n"
+        "from evoprune.evolution.executors.processes import ProcessExecutor\n"
+        "from tests.tiny import mlp, table\n"
+        "class Own(torch.nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(torch.nn.Linear(6, 8), torch.nn.Linear(8, 3))\n"
+        "if __name__ == '__main__':\n"
+        "    executor, values = ProcessExecutor(1), []\n"
+        "    problems = [mlp(), ep.Problem(Own, table()), mlp()]\n"
+        "    for how in (executor, None):\n"
+        "        boxes = [ep.make_toolbox(one, sparsity=0.5, epochs=1, batch_size=8, engine='dense', executor=how, seed=1)"
+        " for one in problems]\n"
+        "        values.append([list(box.map(box.evaluate, box.population(n=2))) for box in boxes])\n"
+        "    assert values[0] == values[1]\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class Clumsy(Exception):
+    """As a user writes them: it pickles, and what comes out cannot be made again."""
+
+    def __init__(self, what: str, number: int) -> None:
+        super().__init__(f"{what} {number}")
+
+
+class ClumsyKernel(RuntimeError):
+    def __init__(self, what: str, number: int) -> None:
+        super().__init__(f"{what} {number}")
+
+
+class Locked(Exception):
+    """One that does not even pickle."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.lock = threading.Lock()
+
+
+ERRORS: dict[str, Callable[[], Exception]] = {
+    "mistake": lambda: Clumsy("a mistake in line", 3),
+    "kernel": lambda: ClumsyKernel("no kernel", 3),
+    "locked": lambda: Locked("a mistake behind a lock"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Failing(Trainer):
+    """As one whose user's code fails in training."""
+
+    error: str = ""
+
+    def train(self, jobs: Any) -> Any:
+        raise ERRORS[self.error]()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        ("mistake", EvopruneError, "^Clumsy: a mistake in line 3$"),
+        ("locked", EvopruneError, "^Locked: a mistake behind a lock$"),
+        ("kernel", TrainingFailed, "all 1 evaluations failed.*: ClumsyKernel: no kernel 3"),
+    ],
+)
+def test_an_error_that_cannot_travel_says_what_it_was_and_kills_no_worker(
+    error: str, kind: type[Exception], said: str, pool: ProcessExecutor
+) -> None:
+    generation(made(pool, epochs=1), n=1)
+    workers, toolbox = alive(pool), made(pool, epochs=1, retries=1)
+    toolbox.map.trainer = Failing(**vars(toolbox.map.trainer), error=error)
+    with pytest.raises(kind, match=said):
+        generation(toolbox, n=1)
+    assert alive(pool) == workers
 
 
 def test_workers_leave_with_a_killed_parent(tmp_path: Path) -> None:
