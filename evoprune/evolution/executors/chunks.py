@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from evoprune.errors import EvopruneError
 from evoprune.evolution.jobs import Finished, Job
 from evoprune.training.memory import out_of_memory, release_memory
 
-__all__ = ["Chunk", "Chunks", "WorkerDied"]
+__all__ = ["Chunk", "Chunks", "WorkerDied", "curable", "travelling"]
 
 log = logging.getLogger("evoprune")
 
@@ -98,3 +99,16 @@ def _repetition(job: Job) -> int:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def travelling(error: Exception) -> Exception:
+    """`error`, or where it does not survive a pickle, one that says the same and is as curable.
+
+    An exception that cannot be unpickled would look like a worker that died.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        kind = MemoryError if out_of_memory(error) else RuntimeError if curable(error) else EvopruneError
+        return kind(f"{type(error).__name__}: {error}")
+    return error

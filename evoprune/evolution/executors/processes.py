@@ -16,11 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from evoprune.errors import EvopruneError, InputError
-from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied, curable
+from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied, travelling
 from evoprune.evolution.executors.cores import MAIN, VARIABLES, check_numbers, cores, packed
 from evoprune.evolution.jobs import Finished, Job
 from evoprune.evolution.trainer import Trainer
-from evoprune.training.memory import out_of_memory
 
 __all__ = ["ProcessExecutor"]
 
@@ -204,7 +203,7 @@ def _train(digest: str, payload: bytes | None, jobs: Sequence[Job]) -> list[Fini
     try:
         return _trainer(digest, payload).train(jobs)
     except Exception as error:
-        if (plain := _plain(error)) is error:
+        if (plain := travelling(error)) is error:
             raise
         raise plain from error
 
@@ -219,16 +218,3 @@ def _trainer(digest: str, payload: bytes | None) -> Trainer:
         found = pickle.loads(payload)
     _held[digest] = found
     return found
-
-
-def _plain(error: Exception) -> Exception:
-    """`error`, or where it does not survive a pickle, one of ours that says the same and is as curable.
-
-    An exception that cannot be unpickled would break the pool, as if a worker had died.
-    """
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        kind = MemoryError if out_of_memory(error) else RuntimeError if curable(error) else EvopruneError
-        return kind(f"{type(error).__name__}: {error}")
-    return error

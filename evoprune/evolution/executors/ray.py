@@ -15,7 +15,7 @@ from typing import Any
 
 from evoprune import seeds
 from evoprune.errors import EvopruneError, InputError
-from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied
+from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied, travelling
 from evoprune.evolution.jobs import Finished, Job
 from evoprune.evolution.trainer import Trainer
 from evoprune.values import positive, whole
@@ -50,7 +50,12 @@ class _Worker:
         return self.trainer.plan()
 
     def train(self, jobs: Sequence[Job]) -> list[Finished]:
-        return self.trainer.train(jobs)
+        try:
+            return self.trainer.train(jobs)
+        except Exception as error:
+            if (plain := travelling(error)) is error:
+                raise
+            raise plain from error
 
 
 class RayExecutor:
