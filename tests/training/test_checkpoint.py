@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
@@ -19,7 +22,7 @@ from tests.tiny import Residual, dropped, mlp, own
 
 
 def population(problem: Problem, **options: Any) -> Population:
-    return Population(problem, random_masks(problem.space, 4, sparsity=0.6), horizon=6, batch_size=20, **options)
+    return Population(problem, random_masks(problem.space, 4, sparsity=0.6), horizon=6, **{"batch_size": 20, **options})
 
 
 def shrink(generation: Population) -> Population:
@@ -92,3 +95,65 @@ def test_a_state_of_another_engine_is_refused() -> None:
     saved = population(mlp(), engine="loop").state()
     with pytest.raises(InputError, match="engine"):
         population(mlp(), engine="dense").restore(saved)
+
+
+def earlier(state: dict[str, Any]) -> dict[str, Any]:
+    """As it was before a state told its problem and options."""
+    return {**state, "values": {name: value for name, value in state["values"].items() if name not in ("problem", "training")}}
+
+
+def normed() -> Problem:
+    """As `mlp()`, with running statistics."""
+    return own(lambda: nn.Sequential(nn.Flatten(), nn.Linear(6, 10), nn.BatchNorm1d(10), nn.Linear(10, 8), nn.Linear(8, 3)))
+
+
+MODEL = r"restore it for the model"
+OTHERS: dict[str, tuple[Callable[[], Problem], dict[str, Any], str, str | None]] = {
+    "dtype": (mlp, {"dtype": "float64"}, "dtype='float32'", r"of torch\.float32, this population needs .* of torch\.float64"),
+    "width": (lambda: mlp("mlp:11-8"), {}, r"\(4, 10\) .* needs \(4, 11\)", r"\(4, 10\) .* needs \(4, 11\)"),
+    "depth": (lambda: mlp("mlp:10"), {}, f"of 2 layers: {MODEL}", f"of 2 layers: {MODEL}"),
+    "names": (normed, {}, f"lacks 'buffer/2.num_batches_tracked', .* has: {MODEL}", f"lacks 'buffer/2.* has: {MODEL}"),
+    "optimizer": (mlp, {"optimizer": "adam"}, "optimizer='sgd', this population has 'adam': set optimizer='sgd'", None),
+    "momentum": (mlp, {"momentum": 0.5}, "momentum=0.9, this population has 0.5: set momentum=0.9", None),
+    "batch size": (mlp, {"batch_size": 10}, "batch_size=20, this population has 10", None),
+    "data": (lambda: mlp(samples=90), {}, "another problem", None),
+    "seed": (lambda: mlp().with_seed(1), {}, "another problem", None),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_state_of_another_population_is_refused_by_its_difference_and_changes_nothing(other: str) -> None:
+    build, options, difference, without_words = OTHERS[other]
+    saved = population(mlp(), engine="loop").train(1).state()
+    generation = population(build(), **{"engine": "loop", **options})
+    before = generation.state()
+    for state, message in ((saved, difference), (earlier(saved), without_words)):
+        if message is not None:
+            with pytest.raises(InputError, match=message):
+                generation.restore(state)
+    assert generation.steps == 0
+    assert all(torch.equal(value, before["tensors"][name]) for name, value in generation.state()["tensors"].items())
+
+
+def test_a_state_of_another_optimizers_or_models_slots_is_refused() -> None:
+    saved = population(mlp(), engine="loop", optimizer="adam").train(1).state()
+    tensors = saved["tensors"]
+    for changed, message in (
+        ({"optimizer/exp_avg/9.weight": tensors["value/1.weight"]}, "optimizer/exp_avg/9.weight"),
+        ({"optimizer/exp_avg/1.weight": tensors["value/1.weight"][1:]}, "optimizer/exp_avg/1.weight"),
+        ({"survivors/1.weight": tensors["survivors/1.weight"][1:]}, "survivors/1.weight"),
+    ):
+        with pytest.raises(InputError, match=message):
+            population(mlp(), engine="loop", optimizer="adam").restore({**saved, "tensors": {**tensors, **changed}})
+    for no_state in ({}, {"tensors": {}, "values": {}}, tensors):
+        with pytest.raises(InputError, match=r"not the state of a population: give what its state\(\) returned"):
+            population(mlp()).restore(no_state)
+
+
+def test_a_state_goes_on_under_another_way_to_compute_and_from_an_earlier_version(tmp_path: Path) -> None:
+    whole = population(mlp(), engine="loop", lr=np.float32(0.05), batch_size=None).train(1)
+    saved = through_file(whole.state(), tmp_path / "state")
+    whole.train(1)
+    for state in (saved, earlier(saved)):
+        again = population(mlp(), cuda_graphs=False, lr=np.float32(0.05), batch_size=mlp().batch_size).restore(state)
+        assert_equal(again.train(1), whole)
