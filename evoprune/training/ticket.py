@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
 
 from evoprune import seeds
 from evoprune.errors import EvopruneError, InputError, MaskMismatch
@@ -101,18 +100,9 @@ class Ticket:
 
         Pruned weights stay 0 through any optimizer; the result survives `copy.deepcopy` and `state_dict`.
         """
-        self.apply(module)
-        for name, kept in self.mask.dense().items():
-            weight = module.get_parameter(name)
-            for owner in [layer for layer in module.modules() if layer._parameters.get("weight") is weight]:  # tied ones too
-                prune.custom_from_mask(owner, "weight", kept.to(weight.device))
-                _without_graph(owner)
-                owner.register_forward_hook(_without_graph)
-        for attention in module.modules():
-            if isinstance(attention, nn.MultiheadAttention) and hasattr(attention.out_proj, "weight_mask"):
-                attention.register_forward_pre_hook(_renewed)  # it reads its last layer's weight and does not call the layer
-                attention.register_forward_hook(_renewed_without_graph)
-        return module
+        from evoprune.training.torch_form import in_torch_form
+
+        return in_torch_form(self.apply(module), self.mask)
 
     def compact(self) -> nn.Module:
         """A smaller module with the same outputs (evaluation mode): units that cannot matter are removed exactly.
@@ -209,22 +199,3 @@ class Ticket:
         """The same ticket with more provenance."""
         self.provenance = {**self.provenance, **more}
         return self
-
-
-def _without_graph(layer: nn.Module, *_: object) -> None:
-    """After `torch.nn.utils.prune` and after every forward: its weight is a tensor with a graph, which deepcopy refuses."""
-    if "weight" in layer._parameters:  # after prune.remove
-        return
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    layer.weight = weight.detach()
-
-
-def _renewed(attention: nn.MultiheadAttention, *_: object) -> None:
-    """The pruned weight of the last layer, made of what the optimizer holds."""
-    for hook in attention.out_proj._forward_pre_hooks.values():
-        hook(attention.out_proj, ())
-
-
-def _renewed_without_graph(attention: nn.MultiheadAttention, *_: object) -> None:
-    _without_graph(attention.out_proj)

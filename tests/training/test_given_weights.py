@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
 
 import evoprune as ep
 from evoprune.errors import InputError
@@ -237,52 +236,6 @@ def test_hessian_scales_leave_such_a_layer_alone() -> None:
     start, kept = problem.initial_weights(), ticket.mask.dense()
     assert torch.equal(ticket.initial["aside.weight"], start["aside.weight"] * kept["aside.weight"])
     assert not torch.equal(ticket.initial["first.weight"], start["first.weight"] * kept["first.weight"])
-
-
-# ---- torch's own form ------------------------------------------------------------------------------------------------
-
-
-def test_prune_remove_ends_in_an_ordinary_module() -> None:
-    problem = mlp()
-    ticket = ep.methods["random"](problem, sparsity=0.7, epochs=1, **OPTIONS)
-    module = ticket.to_torch_prune(problem.module())
-    inputs = problem.split("validation").inputs
-    before = module(inputs)
-    for layer in module.modules():
-        if hasattr(layer, "weight_mask"):
-            prune.remove(layer, "weight")
-    assert torch.equal(module(inputs), before)
-    assert set(dict(module.named_parameters())) == set(dict(problem.module().named_parameters()))
-
-
-class Attends(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inp, self.attend, self.out = nn.Linear(2, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.inp(x.reshape(-1, 3, 2))
-        out: Tensor = self.out((h + self.attend(h, h, h, need_weights=False)[0]).mean(1))
-        return out
-
-
-def test_the_last_layer_of_attention_learns_in_torchs_form() -> None:
-    problem = Problem(Attends, table((6,)))
-    ticket = ep.methods["random"](problem, sparsity=0.5, epochs=1, engine="loop", **OPTIONS)
-    module = copy.deepcopy(ticket.to_torch_prune(problem.module()))
-    split, optimizer = problem.split("train"), torch.optim.SGD(module.parameters(), lr=0.1)
-    before = module.attend.out_proj.weight_orig.detach().clone()
-    for _ in range(3):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(module(split.inputs), split.goals).backward()
-        optimizer.step()
-    with torch.no_grad():
-        module(split.inputs)
-    kept = ticket.mask.dense()["attend.out_proj.weight"]
-    weight = module.attend.out_proj.weight
-    assert not torch.equal(module.attend.out_proj.weight_orig, before)
-    assert torch.equal(weight, module.attend.out_proj.weight_orig * kept)
-    copy.deepcopy(module)
 
 
 def test_targets_of_a_float64_run_are_tested_in_float64() -> None:
