@@ -81,7 +81,7 @@ class Population:
         self.training = Training.of(**training)
         self.device, self.dtype = self.training.resolved_device(), getattr(torch, self.training.dtype)
         self.batches = Batches(problem, self.seed, self.training.batch_size, self.device, self.dtype)
-        model = problem.module().to(self.device, self.dtype)
+        model = problem.module()
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if self.device.type in ("cpu", "cuda"):
             check_memory(len(masks), least_bytes(masks, model, self.dtype), self.device)

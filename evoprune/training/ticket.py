@@ -136,12 +136,13 @@ class Ticket:
         split = problem._open_test(reason)
         targets = split.inputs if split.targets is None else split.targets
         module, loss, right = self.module(), 0.0, 0
-        dtype = next(iter(self.weights.values())).dtype
+        dtype = self.weights[self.mask.space.names[0]].dtype  # of training; a buffer may have another
+        module = module.double() if dtype == torch.float64 else module  # complex numbers stay, which `to(dtype)` would cut
         with seeds.isolated(0, "test"), torch.no_grad():  # a model may draw in evaluation too: every ticket's the same
             sizes = batch_sizes(len(split), 1000)
             for x, y in zip(split.inputs.split(sizes), targets.split(sizes), strict=True):
                 own = x.to(dtype if x.is_floating_point() else x.dtype, copy=True)  # which the model may change
-                outputs, goals = module.to(dtype)(own).unsqueeze(0), y.to(dtype) if y.is_floating_point() else y
+                outputs, goals = module(own).unsqueeze(0), y.to(dtype) if y.is_floating_point() else y
                 loss += float(problem.loss.per_sample(outputs, goals).double().sum())
                 if problem.task == "classification":
                     right += int(hits(outputs, y).sum())

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from evoprune.errors import DamagedFile, InputError, MaskMismatch
 from evoprune.masks.mask import Mask
@@ -165,6 +165,32 @@ def test_a_model_that_draws_in_evaluation_has_one_test_result() -> None:
         with global_state(state):
             results.append(made.test())
     assert results[0] == results[1]
+
+
+class Fourier(nn.Module):
+    """A buffer of integers, first in the alphabet, and parameters that are complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp, self.out, self.wave = nn.Linear(6, 8), nn.Linear(8, 3), nn.Parameter(torch.randn(5, dtype=torch.complex64))
+        self.register_buffer("at", torch.arange(5, -1, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        waves = torch.fft.rfft(self.inp(x[:, self.at])) * self.wave  # type: ignore[index]
+        out: Tensor = self.out(torch.relu(torch.fft.irfft(waves, n=8)))
+        return out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.filterwarnings("ignore:Casting complex values to real")
+def test_buffers_of_integers_and_complex_parameters_are_tested_as_they_are(dtype: str, tmp_path: Path) -> None:
+    problem = Problem(Fourier, table())
+    made = ticket(problem, dtype=dtype)
+    judged, split = made.test(), problem._data.test
+    assert Ticket.load(made.save(tmp_path / "ticket"), problem=problem).test() == judged
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(made.module()(split.inputs), split.targets)
+    assert judged["loss"] == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_reconstruction_has_a_test_loss_and_no_accuracy() -> None:
