@@ -64,6 +64,7 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
     options: its tensors have to fit.
     """
     tensors, values = _parts(saved)
+    tensors = _with_first_statistics(population, tensors)
     _check_options(population, values)
     _check_tensors(population, tensors)
     if values.get("problem", population.problem.fingerprint) != population.problem.fingerprint:
@@ -127,6 +128,16 @@ def _parts(saved: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], Mapping[str,
     return tensors, values
 
 
+def _with_first_statistics(population: Population, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors of a state, and the problem's running statistics where an earlier version did not save those of the start."""
+    held, k = population.parameters, len(tensors.get("counts", ()))
+    names = [name for name in held.buffers if name in held.initial]
+    if not k or any(f"initial/{name}" in tensors for name in names):
+        return tensors
+    fresh = population.problem.initial_weights()
+    return {**tensors, **{f"initial/{name}": torch.stack([fresh[name].to(held.buffers[name].dtype)] * k) for name in names}}
+
+
 def _check_options(population: Population, values: Mapping[str, Any]) -> None:
     own = _options(population)
     for name, value in values.get("training", {}).items():
@@ -161,12 +172,14 @@ def _expected(population: Population, counts: Tensor) -> dict[str, Form]:
     totals = dict(zip(held.space.names, counts.sum(0).tolist(), strict=True))
     trained: dict[str, Form] = {name: ((totals[name],), value.dtype) for name, value in held.survivors.items()}
     trained |= {name: ((k, *value.shape[1:]), value.dtype) for name, value in held.stacked.items()}
+    buffers: dict[str, Form] = {name: ((k, *value.shape[1:]), value.dtype) for name, value in held.buffers.items()}
+    initial = {name: form for name, form in {**trained, **buffers}.items() if name in held.initial}
+    groups = {"value": trained, "initial": initial, "buffer": buffers}
     return {
         "counts": (tuple(counts.shape), torch.int64),
         "loss": ((k,), torch.float64),
         **{f"survivors/{name}": ((total,), torch.int64) for name, total in totals.items()},
-        **{f"{kind}/{name}": one for kind in ("value", "initial") for name, one in trained.items()},
-        **{f"buffer/{name}": ((k, *value.shape[1:]), value.dtype) for name, value in held.buffers.items()},
+        **{f"{kind}/{name}": form for kind, group in groups.items() for name, form in group.items()},
     }
 
 

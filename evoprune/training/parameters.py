@@ -23,7 +23,8 @@ class Parameters:
         within an owner by index (C order). An optimizer therefore never sees a pruned weight.
     stacked: every other trained parameter as `(K, *shape)`: biases, norms.
     buffers: buffers, and parameters that are not trained, as `(K, *shape)`.
-    initial: the values of every trained tensor before the first step, in the layout of `survivors` and `stacked`.
+    initial: the values of every trained tensor and running statistic before the first step, in the layout of `survivors`,
+        `stacked` and `buffers`.
     bounds: per prunable layer `(K + 1,)` offsets; individual i owns `survivors[name][bounds[name][i]:bounds[name][i + 1]]`.
 
     Every trained tensor is a leaf that requires a gradient, and its `.grad` always exists (zeros between steps), so that
@@ -54,14 +55,16 @@ class Parameters:
         weights: Sequence[Mapping[str, Tensor]],
         trained: Iterable[str],
         *,
+        statistics: Iterable[str] = (),
         rescale: bool = False,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> Parameters:
         """K masks on dense `weights` (one mapping an individual, of all parameters and buffers, by name).
 
-        trained: names of the parameters that require a gradient. rescale: divide survivors by sqrt(layer density), which
-        keeps the variance of a unit's input what it was in the dense network.
+        trained: names of the parameters that require a gradient. statistics: names of the buffers, which training may change.
+        rescale: divide survivors by sqrt(layer density), which keeps the variance of a unit's input what it was in the dense
+        network.
         """
         if not masks:
             raise InputError("no masks: give at least one")
@@ -83,7 +86,8 @@ class Parameters:
         rest = {name: cast(torch.stack([own[name].detach() for own in weights])) for name in others}
         stacked = {name: value for name, value in rest.items() if name in trained}
         buffers = {name: value for name, value in rest.items() if name not in trained}
-        initial = {name: value.clone() for name, value in {**survivors, **stacked}.items()}
+        changing = {**survivors, **stacked, **{name: buffers[name] for name in statistics}}
+        initial = {name: value.clone() for name, value in changing.items()}
         return cls(masks, survivors, stacked, buffers, initial)
 
     def __len__(self) -> int:
@@ -149,7 +153,7 @@ class Parameters:
         device = next(iter(self.survivors.values())).device
         position = torch.tensor(rows, dtype=torch.int64, device=device)
         sources = {name: torch.from_numpy(source).to(device) for name, source in flat.items()}
-        sources |= dict.fromkeys(self.stacked, position)
+        sources |= dict.fromkeys([*self.stacked, *self.buffers], position)
 
         def relayout(name: str, value: Tensor, new: float = 0.0) -> Tensor:
             source = sources[name]

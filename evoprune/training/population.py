@@ -31,7 +31,7 @@ from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
 from evoprune.training.precision import arithmetic
 from evoprune.training.recorded import Recorded
-from evoprune.training.running import Anew, running_statistics
+from evoprune.training.running import Anew
 from evoprune.training.starting import completed, least_bytes, starting_weights
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
@@ -94,6 +94,7 @@ class Population:
             masks,
             weights,
             trained,
+            statistics=[name for name, _ in model.named_buffers()],
             rescale=rescale,
             device=self.device,
             dtype=self.dtype,
@@ -417,13 +418,12 @@ class Population:
         return self.measure()
 
     def rewind(self) -> Population:
-        """Put every trained value back to where it started, and clear the optimizer's state; the schedule goes on."""
+        """Put every trained value and running statistic back to where it started, and clear the optimizer's state; the schedule
+        goes on."""
+        held = {**self.parameters.leaves(), **self.parameters.buffers}
         with torch.no_grad():
-            for name, leaf in self.parameters.leaves().items():
-                leaf.copy_(self.parameters.initial[name])
-        fresh = self.problem.initial_weights()
-        for name in running_statistics(self.problem.module(), self.parameters.buffers):
-            self.parameters.buffers[name].copy_(fresh[name])
+            for name, value in self.parameters.initial.items():
+                held[name].copy_(value)
         self.optimizer = self.training.make_optimizer(self.parameters.leaves().values())
         self._recorded = Recorded.of(self)  # the old one updates with the old optimizer's state
         return self
@@ -516,7 +516,7 @@ class Population:
             initial={
                 name: value.cpu()
                 for name, value in self.parameters.row(position, values=self.parameters.initial).items()
-                if name in self.parameters.initial
+                if name not in self.parameters.buffers
             },
             history_rows=[dict(row) for row in self.trace.history(self.trace.individuals[position])],
             ledger=replace(self.ledger),
@@ -540,7 +540,10 @@ class Population:
         return state(self)
 
     def restore(self, saved: Mapping[str, Any]) -> Population:
-        """Go on from a `state` of a population made with the same arguments."""
+        """Go on from a `state` of a population made with the same arguments.
+
+        Raises `InputError` for one of another problem or of options that train something else.
+        """
         from evoprune.training.checkpoint import restore
 
         return restore(self, saved)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Anew", "running_statistics"]
+__all__ = ["Anew"]
 
 REST = 0.005
 """Weight of what a statistic was, at which it is forgotten."""
@@ -17,7 +17,7 @@ USUAL = 0.1
 """torch's default momentum, of buffers that a module of one's own keeps."""
 
 
-def running_statistics(model: nn.Module, buffers: Mapping[str, Tensor]) -> list[str]:
+def _running_statistics(model: nn.Module, buffers: Mapping[str, Tensor]) -> list[str]:
     """Names of the buffers among `buffers`, which hold parameters that are not trained too."""
     own = {name for name, _ in model.named_buffers()}
     return [name for name in buffers if name in own]
@@ -57,7 +57,7 @@ class Anew:
     """
 
     def __init__(self, model: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-        rest = set(running_statistics(model, buffers))
+        rest = set(_running_statistics(model, buffers))
         self._layers: list[_Layer] = []
         momenta = set()
         for path, module in model.train().named_modules():

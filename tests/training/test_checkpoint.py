@@ -150,6 +150,17 @@ def test_a_state_of_another_optimizers_or_models_slots_is_refused() -> None:
             population(mlp()).restore(no_state)
 
 
+def test_a_state_of_an_earlier_version_rewinds_to_the_problems_running_statistics() -> None:
+    problem = normed()
+    saved = earlier(population(problem).select([1, 2]).train(1).state())
+    statistics = [f"initial/2.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")]
+    tensors = {name: value for name, value in saved["tensors"].items() if name not in statistics}
+    assert len(tensors) == len(saved["tensors"]) - 3
+    again = population(problem).restore({**saved, "tensors": tensors}).rewind()
+    assert torch.equal(again.parameters.buffers["2.running_mean"], torch.zeros(2, 10))
+    assert again.parameters.buffers["2.num_batches_tracked"].tolist() == [0, 0]
+
+
 def test_a_state_goes_on_under_another_way_to_compute_and_from_an_earlier_version(tmp_path: Path) -> None:
     whole = population(mlp(), engine="loop", lr=np.float32(0.05), batch_size=None).train(1)
     saved = through_file(whole.state(), tmp_path / "state")

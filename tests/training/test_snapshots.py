@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,22 @@ def test_rewinding_puts_running_statistics_back() -> None:
     problem = ep.Problem(module, arrays())
     generation = ep.Population(problem, [ep.random_mask(problem.space, sparsity=0.5)], horizon=2).train(1).rewind()
     assert torch.equal(generation.parameters.row(0)["1.running_mean"], torch.zeros(8))
+
+
+def test_rewinding_puts_each_networks_own_statistics_back_wherever_it_moved() -> None:
+    module = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    problem = ep.Problem(module, arrays())
+    masks: list[ep.Mask] = [ep.random_mask(problem.space, sparsity=0.5, seed=seed) for seed in range(3)]
+    options: dict[str, Any] = {"horizon": 5, "batch_size": 20}
+    tickets = [ep.Population(problem, [mask], **options).train(epoch).ticket() for epoch, mask in enumerate(masks)]
+    generation = ep.Population(problem, masks, weights=[ticket.weights for ticket in tickets], **options)
+    generation.train(1).select([2, 1]).train(1).branch([1, 0, 0], [masks[1], masks[2], masks[2]]).train(1)
+    for again in (generation, copy.deepcopy(generation)):
+        again.rewind()
+        for row, ticket in enumerate([tickets[1], tickets[2], tickets[2]]):
+            for name, value in again.parameters.row(row).items():
+                assert torch.equal(value, ticket.weights[name]), name
+            assert set(again.ticket(row).initial) == {name for name, _ in module.named_parameters()}
 
 
 def test_the_ledger_counts_the_networks_that_were_tried() -> None:
