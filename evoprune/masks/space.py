@@ -55,11 +55,12 @@ class MaskSpace:
         found: dict[int, tuple[str, tuple[int, ...]]] = {}
         first = {id(parameter): name for name, parameter in model.named_parameters()}  # a tied weight's first name
         for prefix, module in model.named_modules():
-            if isinstance(module, PRUNABLE) and isinstance(module.weight, nn.Parameter):
-                if isinstance(module.weight, UninitializedParameter):
+            weight = module._parameters.get("weight")  # `module.weight` of a parametrized layer computes, and may change it
+            if isinstance(module, PRUNABLE) and weight is not None:
+                if isinstance(weight, UninitializedParameter):
                     raise InputError(f"the lazy layer {prefix!r} has no weights yet: run the model once on a batch before")
-                if module.weight.requires_grad:
-                    found.setdefault(id(module.weight), (first[id(module.weight)], tuple(module.weight.shape)))
+                if weight.requires_grad:
+                    found.setdefault(id(weight), (first[id(weight)], tuple(weight.shape)))
         return cls(tuple(name for name, _ in found.values()), tuple(shape for _, shape in found.values()))
 
     @cached_property

@@ -91,7 +91,7 @@ class Topology:
             if isinstance(step, Join):
                 steps.append(step)
                 continue
-            position = layers.get(id(getattr(model.get_submodule(step.name), "weight", None)))
+            position = layers.get(id(model.get_submodule(step.name)._parameters.get("weight")))
             if position is not None:
                 steps.append(_use(step, position))
             else:

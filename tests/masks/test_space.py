@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 
@@ -12,10 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from evoprune.errors import InputError
 from evoprune.masks.space import MaskSpace, check_sparsity
-from tests.tiny import Residual, Tied
+from evoprune.masks.topology import Topology
+from evoprune.problems.problem import Problem
+from tests.tiny import Residual, Tied, table
 
 
 @given(st.integers(0, 999_999), st.integers(1, 10**9))
@@ -78,3 +83,13 @@ def test_equal_spaces_have_equal_fingerprints_in_a_pickle_too() -> None:
     assert again.fingerprint == space.fingerprint
     assert MaskSpace(space.names, ((13, 6), *space.shapes[1:])).fingerprint != space.fingerprint
     assert MaskSpace(("x", *space.names[1:]), space.shapes).fingerprint != space.fingerprint
+
+
+@pytest.mark.parametrize("parametrize", [spectral_norm, weight_norm])
+def test_parametrized_layers_are_not_prunable_and_stay_as_they_are(parametrize: Callable[[nn.Module], nn.Module]) -> None:
+    model = nn.Sequential(parametrize(nn.Linear(6, 12)), nn.ReLU(), nn.Linear(12, 3))
+    before = copy.deepcopy(model.state_dict())
+    assert MaskSpace.of(model).names == Topology.of(model, (6,)).space.names == ("2.weight",)
+    problem = Problem(model, table((6,)))
+    for same in (model, problem.module()):
+        assert all(torch.equal(value, before[name]) for name, value in same.state_dict().items())
