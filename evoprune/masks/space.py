@@ -46,10 +46,13 @@ class MaskSpace:
             raise InputError("nothing to prune: the model has no trainable weight of a Linear or Conv layer")
         if len(self.names) != len(self.shapes):
             raise InputError(f"{len(self.names)} names but {len(self.shapes)} shapes: give one shape a name")
+        for name, shape in zip(self.names, self.shapes, strict=True):
+            if 0 in shape:
+                raise InputError(f"{name!r} of shape {shape} has no weights: leave it out")
 
     @classmethod
     def of(cls, model: nn.Module) -> MaskSpace:
-        """The weights of the Linear and Conv layers of `model` that are trained (`requires_grad`)."""
+        """The weights of the Linear and Conv layers of `model` that are trained (`requires_grad`) and not empty."""
         if not isinstance(model, nn.Module):
             raise InputError(f"{type(model).__name__} is not a torch.nn.Module: give the model itself")
         found: dict[int, tuple[str, tuple[int, ...]]] = {}
@@ -59,7 +62,7 @@ class MaskSpace:
             if isinstance(module, PRUNABLE) and weight is not None:
                 if isinstance(weight, UninitializedParameter):
                     raise InputError(f"the lazy layer {prefix!r} has no weights yet: run the model once on a batch before")
-                if weight.requires_grad:
+                if weight.requires_grad and weight.numel():
                     found.setdefault(id(weight), (first[id(weight)], tuple(weight.shape)))
         return cls(tuple(name for name, _ in found.values()), tuple(shape for _, shape in found.values()))
 

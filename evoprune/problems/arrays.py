@@ -86,9 +86,10 @@ def from_mapping(data: Mapping[str, Any], name: str) -> Arrays:
 
 
 def as_array(value: Any, key: str, name: str) -> Array:
-    """`value` as a numpy array, tensors of any device included."""
+    """`value` as a numpy array, tensors of any device and layout included."""
     if isinstance(value, torch.Tensor):
         own = value.detach().cpu()
+        own = own if own.layout == torch.strided else own.to_dense()
         return own.float().numpy() if own.dtype == torch.bfloat16 else own.resolve_conj().resolve_neg().numpy()
     try:
         return np.asarray(value)

@@ -52,7 +52,7 @@ class Built:
                 raise InputError(f"the model builder {self.name} fails ({what}): it is called without arguments") from error
         if not isinstance(module, nn.Module):
             raise InputError(f"the model builder {self.name} gives {type(module).__name__}: return a torch.nn.Module")
-        return own_copy(module)
+        return own_copy(module, "build it with torch.nn.utils.parametrizations, or as copy.deepcopy takes it")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +74,15 @@ class Given:
 Origin = Named | Built | Given
 
 
-def own_copy(module: nn.Module) -> nn.Module:
-    """A copy on the CPU in float32 that shares nothing with `module`, in the same mode. Raises `InputError`."""
+def own_copy(module: nn.Module, otherwise: str = "give a callable that builds it") -> nn.Module:
+    """A copy on the CPU in float32 that shares nothing with `module`, in the same mode.
+
+    Raises `InputError`, which says what to do `otherwise`.
+    """
     try:
         return copy.deepcopy(module).cpu().float()
     except Exception as error:
-        raise InputError(
-            f"the module {type(module).__name__} cannot be copied ({first_line(error)}): give a callable that builds it"
-        ) from error
+        raise InputError(f"the module {type(module).__name__} cannot be copied ({first_line(error)}): {otherwise}") from error
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -139,6 +139,8 @@ class Parameters:
         """Individual `rows[i]` under `masks[i]`: common survivors keep value and state, new ones start at 0."""
         if len(masks) != len(rows):
             raise InputError(f"{len(masks)} masks for {len(rows)} individuals: give one each")
+        if not masks:
+            raise InputError("no masks: give at least one")
         common_space(self.masks[0], *masks)
         flat = {}
         for layer, name in enumerate(self.space.names):

@@ -75,7 +75,7 @@ class Population:
         weights: Sequence[Mapping[str, Tensor]] | None = None,
         **training: Any,
     ) -> None:
-        masks = [individual if isinstance(individual, Mask) else individual.mask for individual in individuals]
+        masks = _masks_of(individuals)
         _check(problem, masks, horizon)
         self.problem, self.horizon, self.seed = problem, horizon, seeds.check_seed(seed)
         self.training = Training.of(**training)
@@ -303,8 +303,8 @@ class Population:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """The block changes no global generator, and computes in the precision asked for."""
-        with seeds.isolated(), arithmetic(self.training.precision, self.device):
+        """The block changes no global generator, computes in the precision asked for, and has gradients under `no_grad` too."""
+        with seeds.isolated(), torch.enable_grad(), arithmetic(self.training.precision, self.device):
             yield
 
     def _finish_epoch(self, train_loss: Any) -> None:
@@ -547,6 +547,20 @@ class Population:
         from evoprune.training.checkpoint import restore
 
         return restore(self, saved)
+
+
+def _masks_of(individuals: object) -> list[Mask]:
+    if not isinstance(individuals, Iterable):
+        raise InputError(f"individuals is one {type(individuals).__name__}: give a list of masks or of what has a .mask")
+    masks: list[Mask] = []
+    for position, individual in enumerate(individuals):
+        mask = individual if isinstance(individual, Mask) else getattr(individual, "mask", None)
+        if not isinstance(mask, Mask):
+            raise InputError(
+                f"individual {position} has no mask: give masks, or what has a .mask, as random_mask or a method makes"
+            )
+        masks.append(mask)
+    return masks
 
 
 def _check(problem: Problem, masks: Sequence[Mask], horizon: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
+from evoprune.problems.files import first_line
 from evoprune.problems.problem import Problem
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
@@ -27,9 +29,10 @@ class _Completed(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         initial = self.initial[name]
         try:
-            value = self.given[name]
+            given = self.given[name]
         except KeyError:
             return initial
+        value = _as_tensor(name, given, initial)
         if value.shape != initial.shape and value.shape != (initial.numel(),):
             raise InputError(
                 f"weights of {name!r} have shape {tuple(value.shape)}, the model's {tuple(initial.shape)}: give that"
@@ -43,10 +46,22 @@ class _Completed(Mapping[str, Tensor]):
         return len(self.initial)
 
 
+def _as_tensor(name: str, given: object, initial: Tensor) -> Tensor:
+    """A tensor or an array that a user gives, as one that can stand for `initial`."""
+    try:
+        value = given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"weights of {name!r} are no tensor ({first_line(error)}): give tensors or arrays of numbers") from None
+    if value.is_complex() > initial.is_complex():
+        raise InputError(f"weights of {name!r} are complex numbers, the model's are not: give real ones")
+    return value if value.is_floating_point() == initial.is_floating_point() else value.to(initial.dtype)
+
+
 def completed(problem: Problem, weights: Sequence[Mapping[str, Tensor]], networks: int) -> list[Mapping[str, Tensor]]:
     """The weights that a user gives, one mapping a network, with the problem's for every parameter and buffer that they lack.
 
-    Raises `InputError` for another number of mappings, for names that the model has not, and for other shapes.
+    Raises `InputError` for another number of mappings, for names that the model has not, and for other shapes
+    or what is no tensor.
     """
     if len(weights) != networks:
         raise InputError(f"{len(weights)} mappings of weights for {networks} individuals: give one each")

@@ -93,3 +93,12 @@ def test_parametrized_layers_are_not_prunable_and_stay_as_they_are(parametrize: 
     problem = Problem(model, table((6,)))
     for same in (model, problem.module()):
         assert all(torch.equal(value, before[name]) for name, value in same.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_weights_is_not_prunable() -> None:
+    assert MaskSpace.of(nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 0))).names == ("0.weight",)
+    with pytest.raises(InputError, match="nothing to prune"):
+        MaskSpace.of(nn.Linear(6, 0))
+    with pytest.raises(InputError, match=r"'w' of shape \(0, 6\) has no weights: leave it out"):
+        MaskSpace(("w",), ((0, 6),))

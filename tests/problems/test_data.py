@@ -144,6 +144,14 @@ def test_token_ids_stay_what_they_are(dtype: Any) -> None:
     assert np.array_equal(data.test.inputs.numpy(), tokens[:10])
 
 
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_sparse_tensors_are_taken_as_their_values(layout: torch.layout) -> None:
+    given = labelled()
+    sparse = {**given, "x_train": torch.as_tensor(given["x_train"]).to_sparse(layout=layout)}
+    assert torch.equal(load_data(sparse).train.inputs, load_data(given).train.inputs)
+
+
 def test_the_callers_arrays_and_tensors_are_neither_changed_nor_shared() -> None:
     given = {key: torch.from_numpy(value.copy()) for key, value in labelled().items()}
     given["x_train"] = given["x_train"].float().requires_grad_()

@@ -275,6 +275,11 @@ TOKENS = {
 }
 
 
+def hooked() -> nn.Module:
+    return nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
 @pytest.mark.parametrize(
     ("model", "data", "options", "says"),
     [
@@ -293,6 +298,8 @@ TOKENS = {
         (TwoOutputs(), table(), {}, "gives tuple: its forward must return one tensor"),
         (poisoned, table(), {}, "NaN or infinity on the first samples"),
         (Locked(5, 4), table(), {}, "Locked cannot be copied .this module is locked.: give a callable"),
+        (lambda: Locked(5, 4), table(), {}, "Locked cannot be copied .this module is locked.: build it"),
+        (hooked, table(), {}, r"build it with torch\.nn\.utils\.parametrizations"),
         (nn.LazyLinear(4), table(), {}, "lazy layer"),
         (
             nn.Sequential(nn.EmbeddingBag(9, 6, sparse=True), nn.Linear(6, 4)),

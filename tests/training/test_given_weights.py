@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -261,3 +262,22 @@ def test_a_last_sample_that_the_loss_ignores_fails_nobody(loss: nn.Module) -> No
     for size in (2, 3, 4, 6, 12):
         ticket = ep.methods["random"](problem, sparsity=0.5, epochs=1, batch_size=size, engine="loop")
         assert ticket.val_loss > 0
+
+
+def test_given_weights_may_be_arrays_of_any_real_numbers() -> None:
+    problem = mlp()
+    given = {"1.bias": np.arange(10), "1.weight": np.ones((10, 6)), "3.bias": np.arange(8, dtype=np.float32)[::-1]}
+    masks = [random_mask(problem.space, sparsity=0.5)]
+    generation = Population(problem, masks, horizon=1, weights=[given], **OPTIONS)  # type: ignore[list-item]
+    assert generation.parameters.row(0)["1.bias"].tolist() == list(range(10))
+    assert generation.parameters.row(0)["3.bias"].tolist() == list(range(8))[::-1]
+    assert not generation.train(1).trace.failed.any()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(["a"] * 10, "no tensor"), ([[1], [1, 2]], "no tensor"), (np.zeros(10, complex), "complex numbers")]
+)
+def test_given_weights_that_are_no_real_numbers_are_refused(value: object, message: str) -> None:
+    masks = [random_mask(mlp().space, sparsity=0.5)]
+    with pytest.raises(InputError, match=f"weights of '1.bias' are {message}"):
+        Population(mlp(), masks, horizon=1, weights=[{"1.bias": value}], **OPTIONS)  # type: ignore[dict-item]

@@ -441,3 +441,32 @@ def test_dropout_drops_others_every_step() -> None:
             drawn.append(torch.rand(4))
         generation.train_steps(1)
     assert len({one.numpy().tobytes() for one in drawn}) == 3
+
+
+@pytest.mark.parametrize("engine", ["loop", "dense", "sparse"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_training_has_gradients_where_the_caller_has_none(engine: str, optimizer: str) -> None:
+    masks, options = random_masks(mlp().space, 2, sparsity=0.5), {"horizon": 1, "engine": engine, "optimizer": optimizer}
+    expected = Population(mlp(), masks, **options).train(1)  # type: ignore[arg-type]
+    with torch.no_grad():
+        found = Population(mlp(), masks, **options)  # type: ignore[arg-type]
+        found.train(1)
+        assert found.dense_gradient().keys() == set(mlp().space.names)
+        assert not torch.is_grad_enabled()
+    for name, value in expected.parameters.leaves().items():
+        assert torch.equal(value, found.parameters.leaves()[name])
+
+
+def test_individuals_that_are_no_list_of_masks_are_refused() -> None:
+    [mask] = random_masks(mlp().space, 1, sparsity=0.5)
+    generation = Population(mlp(), [mask], horizon=1)
+    for individuals, message in (
+        (mask, "one Mask: give a list"),
+        (generation.ticket(), "one Ticket: give a list"),
+        ([mask, 5], "individual 1 has no mask"),
+        ("ab", "individual 0 has no mask"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Population(mlp(), individuals, horizon=1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="give at least one"):
+        generation.branch([], [])
