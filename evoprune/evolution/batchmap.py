@@ -141,8 +141,8 @@ class BatchMap(_Shared):
 
         repetition: which repetition of the evaluation, for all or for each; it decides the seed of the training. Each
         individual learns `evaluation` (the id of repetition 0), `configuration` (what else decided it), `inherited` (the
-        evaluation it started from), `failed`, and where weights are inherited or operators guided `trained` and `told`. Threads that
-        ask at the same time take turns.
+        evaluation it started from), `failed`, and where weights are inherited or operators guided `trained` and `told`.
+        Threads that ask at the same time take turns.
         """
         with self._lock:
             return self._batch(individuals, repetition)

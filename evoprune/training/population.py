@@ -32,7 +32,7 @@ from evoprune.training.parameters import Parameters, Relayout
 from evoprune.training.precision import arithmetic
 from evoprune.training.recorded import Recorded
 from evoprune.training.running import Anew
-from evoprune.training.starting import completed, least_bytes, starting_weights
+from evoprune.training.starting import check_arguments, completed, least_bytes, masks_of, starting_weights
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
 from evoprune.values import whole
@@ -75,8 +75,8 @@ class Population:
         weights: Sequence[Mapping[str, Tensor]] | None = None,
         **training: Any,
     ) -> None:
-        masks = _masks_of(individuals)
-        _check(problem, masks, horizon)
+        masks = masks_of(individuals)
+        check_arguments(problem, masks, horizon)
         self.problem, self.horizon, self.seed = problem, horizon, seeds.check_seed(seed)
         self.training = Training.of(**training)
         self.device, self.dtype = self.training.resolved_device(), getattr(torch, self.training.dtype)
@@ -547,26 +547,3 @@ class Population:
         from evoprune.training.checkpoint import restore
 
         return restore(self, saved)
-
-
-def _masks_of(individuals: object) -> list[Mask]:
-    if not isinstance(individuals, Iterable):
-        raise InputError(f"individuals is one {type(individuals).__name__}: give a list of masks or of what has a .mask")
-    masks: list[Mask] = []
-    for position, individual in enumerate(individuals):
-        mask = individual if isinstance(individual, Mask) else getattr(individual, "mask", None)
-        if not isinstance(mask, Mask):
-            raise InputError(
-                f"individual {position} has no mask: give masks, or what has a .mask, as random_mask or a method makes"
-            )
-        masks.append(mask)
-    return masks
-
-
-def _check(problem: Problem, masks: Sequence[Mask], horizon: int) -> None:
-    if not masks:
-        raise InputError("a population needs at least one individual: give masks or individuals")
-    whole("horizon", horizon, 1, give="the epochs of the schedule,")
-    for mask in masks:
-        if mask.space is not problem.space and mask.space != problem.space:
-            raise MaskMismatch(f"a mask belongs to another model than {problem.model_name!r}: use masks of problem.space")

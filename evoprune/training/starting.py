@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from evoprune import seeds
-from evoprune.errors import InputError
+from evoprune.errors import InputError, MaskMismatch
 from evoprune.masks.mask import Mask
 from evoprune.problems.files import first_line
 from evoprune.problems.problem import Problem
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.ledger import Ledger
 from evoprune.training.options import Training
+from evoprune.values import whole
 
 __all__ = ["completed", "least_bytes", "starting_weights"]
 
@@ -102,3 +103,28 @@ def least_bytes(masks: Sequence[Mask], model: torch.nn.Module, dtype: torch.dtyp
     dense = sum(value.numel() for value in [*model.parameters(), *model.buffers()]) - masks[0].space.prunable
     survivors = sum(mask.count for mask in masks)
     return (4 * dtype.itemsize + 8) * survivors + 4 * dtype.itemsize * dense * len(masks)
+
+
+def masks_of(individuals: object) -> list[Mask]:
+    """Of masks, and of what has one. Raises `InputError` for anything else."""
+    if not isinstance(individuals, Iterable):
+        raise InputError(f"individuals is one {type(individuals).__name__}: give a list of masks or of what has a .mask")
+    masks: list[Mask] = []
+    for position, individual in enumerate(individuals):
+        mask = individual if isinstance(individual, Mask) else getattr(individual, "mask", None)
+        if not isinstance(mask, Mask):
+            raise InputError(
+                f"individual {position} has no mask: give masks, or what has a .mask, as random_mask or a method makes"
+            )
+        masks.append(mask)
+    return masks
+
+
+def check_arguments(problem: Problem, masks: Sequence[Mask], horizon: int) -> None:
+    """Raise `InputError` for no mask or no horizon, `MaskMismatch` for masks of another model."""
+    if not masks:
+        raise InputError("a population needs at least one individual: give masks or individuals")
+    whole("horizon", horizon, 1, give="the epochs of the schedule,")
+    for mask in masks:
+        if mask.space is not problem.space and mask.space != problem.space:
+            raise MaskMismatch(f"a mask belongs to another model than {problem.model_name!r}: use masks of problem.space")
