@@ -44,7 +44,7 @@ def test_keep_top_is_global_once_every_layer_has_its_floor(seed: int, budget: in
     mask = Mask.full(SPACE)
     scores = scores_of(mask, seed)
     if floor * 3 > budget:
-        with pytest.raises(InputError, match="smaller sparsity"):
+        with pytest.raises(InputError, match="choose a sparsity of at most"):
             keep_top(mask, scores, budget, floor=floor)
         return
     kept = keep_top(mask, scores, budget, floor=floor)
