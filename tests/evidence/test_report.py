@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from torch import nn
 
 import evoprune as ep
@@ -23,6 +24,7 @@ from evoprune.compare import compare
 from evoprune.errors import InputError
 from evoprune.evidence.check import check
 from evoprune.evidence.report import command, page
+from evoprune.evidence.report.svg import figure
 from evoprune.pages import report
 from evoprune.problems.problem import Problem
 from evoprune.runs import run
@@ -437,3 +439,18 @@ def contrast(opened: Browser, element: str) -> float:
         linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         brightness.append(float(np.dot(linear, [0.2126, 0.7152, 0.0722])))
     return (max(brightness) + 0.05) / (min(brightness) + 0.05)
+
+
+def test_the_words_of_a_figure_are_text_and_its_ids_its_own() -> None:
+    def draw(ax: Axes) -> None:
+        ax.scatter([1, 2], [3, 4], label="a < b")
+        ax.set_xlabel("share & cost")
+        ax.legend()
+
+    pictures = [figure("Cost", "A caption.", draw, about) for about in ("one", "two")]
+    page = "".join(picture[size] for picture in pictures for size in ("wide", "narrow"))
+    assert page.count(">share &amp; cost</text>") == page.count(">a &lt; b</text>") == 4
+    ids = re.findall(r' id="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(ids) == set(re.findall(r'(?:href="|url\()#([^")]+)', page))
+    assert "font-family" not in page
