@@ -146,3 +146,36 @@ def test_an_allocation_that_has_no_part_is_said(name: str, caplog: pytest.LogCap
     assert "no part" not in caplog.text
     assert ep.methods[name](problem, **options, allocation="uniform").mask == found[0] == found[1]
     assert "allocation= has no part in it" in caplog.text
+
+
+class Greedy(nn.Module):
+    """Changes its input in place, and has a norm that keeps statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(torch.relu(self.norm(self.first(x.mul_(2.0)))))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("ntk_sap", {}), ("snip", {}), ("grasp", {}), ("eoi", {}), ("random", {"init": "eoi"}), ("random", {"init": "hessian"})],
+    ids=str,
+)
+def test_scoring_and_weights_leave_the_data_as_they_are(name: str, options: dict[str, Any]) -> None:
+    problem = ep.Problem(Greedy, table((6,)))
+    before = {split: problem.split(split).inputs.clone() for split in ("train", "validation")}
+    ep.methods[name](problem, sparsity=0.5, epochs=1, engine="loop", **options)
+    assert all(torch.equal(problem.split(split).inputs, value) for split, value in before.items())
+
+
+def test_both_passes_of_ntk_sap_see_the_same_inputs() -> None:
+    class Plain(Greedy):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.clone())
+
+    greedy, plain = (SCORERS["ntk_sap"].function(probe_of(ep.Problem(build, table((6,))))) for build in (Greedy, Plain))
+    assert all(torch.equal(score, plain[name]) for name, score in greedy.items())

@@ -123,7 +123,7 @@ class Probe:
         self._count(len(inputs), seen)
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         values = {**buffers, **self.others, **(others or {}), **weights}
-        outputs: Tensor = functional_call(self.module.train(training), values, (inputs,))
+        outputs: Tensor = functional_call(self.module.train(training), values, (inputs.clone(),))  # which it may change
         return outputs
 
     def statistics(self, weights: Values, inputs: Tensor, *, seen: bool = True) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ class Probe:
         self._count(len(inputs), seen)
         buffers = {name: value.clone() for name, value in self.buffers.items()}
         with torch.no_grad():
-            functional_call(module, {**buffers, **self.others, **weights}, (inputs,))
+            functional_call(module, {**buffers, **self.others, **weights}, (inputs.clone(),))
         return buffers
 
     def loss(

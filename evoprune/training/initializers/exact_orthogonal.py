@@ -109,7 +109,7 @@ def gain_of(problem: Problem) -> float:
     Seen in a pass over two training samples, so that functions in a `forward` count as layers do.
     """
     with seeds.isolated(), torch.no_grad(), _Called() as called:
-        problem.module().train()(problem.split("train").inputs[:2])
+        problem.module().train()(problem.split("train").inputs[:2].clone())  # which a model may change
     return 2**0.5 if called.names & {"relu", "leaky_relu", "gelu", "silu", "elu"} else 1.0
 
 

@@ -171,7 +171,7 @@ def _blind_to_scale(
             ledger.score(len(inputs), problem.prunable, len(split), seen=False)
         own = {name: value.clone() for name, value in {**values, **moved}.items()}  # running statistics move
         with seeds.isolated(seed, "scale"), torch.no_grad():
-            out: Tensor = functional_call(module, own, (inputs,))
+            out: Tensor = functional_call(module, own, (inputs.clone(),))
         return out
 
     before = outputs({})
