@@ -16,6 +16,7 @@ from evoprune.errors import InputError
 from evoprune.evolution.genealogy import diversity
 from evoprune.evolution.operators.lineage import lineage_of
 from evoprune.masks import Mask
+from evoprune.masks.sampling import random_masks
 from tests.tiny import mlp
 
 
@@ -107,3 +108,18 @@ def test_an_operator_on_top_of_one_without_a_lineage_names_the_mask_between() ->
     for twin in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
         assert lineage_of(twin) == one.lineage
         assert lineage_of(shift(twin)[0]) == {}
+
+
+def test_operators_take_individuals_with_slots() -> None:
+    class Slim:
+        __slots__ = ("fitness", "mask")
+
+        def __init__(self, mask: Mask) -> None:
+            self.mask, self.fitness = mask, ep.FitnessMin()
+
+    one, other = (Slim(mask) for mask in random_masks(mlp().space, 2, sparsity=0.8))
+    before = one.mask
+    ep.mutSwap(one)
+    ep.cxSetUniform(one, other)
+    assert one.mask != before
+    assert one.mask.count == before.count

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,11 @@ def record(
         lineage["child"] = child
     if not all(isinstance(each, str) for each in sources):
         lineage["inputs"] = sources
-    individual.mask, individual.lineage = mask, lineage
-    individual.stale, individual.made = _values(individual), (lineage, mask.hash)
+    individual.mask = mask
+    with suppress(AttributeError):  # a class with slots does without
+        individual.lineage = lineage
+        individual.stale = _values(individual)
+        individual.made = lineage, mask.hash
 
 
 def lineage_of(individual: Any) -> Lineage:
