@@ -45,7 +45,7 @@ RECIPE = {
     "step_every": 25_000,
     "engine": "sparse",
 }
-OWN = {"regrow_average": {"schedule": "constant"}}
+OWN = {"regrow_average": {"schedule": "constant", "step_every": None}}
 """What a method sets by itself in place of the recipe's."""
 COLUMNS = [
     "method",

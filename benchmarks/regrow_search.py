@@ -75,7 +75,8 @@ def dissipated(problem: ep.Problem, options: dict[str, Any]) -> ep.Population:
         weights=[problem.with_seed(seed).initial_weights() for seed in seeds],
         batch_size=100,
         engine="sparse",
-        **{name: options[name] for name in ("lr", "weight_decay", "schedule", "step_every", "drop_rate")},
+        step_every=options["step_every"] if options["schedule"] == "step" else None,
+        **{name: options[name] for name in ("lr", "weight_decay", "schedule", "drop_rate")},
     )
     for count in survivors(options, generation.masks[0].count, problem.space.budget(options["sparsity"])):
         generation.train(1)

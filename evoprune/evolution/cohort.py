@@ -12,7 +12,7 @@ from evoprune import seeds
 from evoprune.criteria import Criterion
 from evoprune.errors import TrainingFailed
 from evoprune.evolution.jobs import Finished, Job, Record
-from evoprune.evolution.tournament import race
+from evoprune.evolution.tournament import ETA, race
 from evoprune.evolution.trainer import Trainer, cost_of, finite, history_of, repetition_seed
 
 __all__ = ["CohortTrainer"]
@@ -27,7 +27,7 @@ class CohortTrainer(Trainer):
 
     rungs: tuple[int, ...] = ()
     criteria: tuple[Criterion, ...] = ()
-    eta: int = 2
+    eta: int = ETA
 
     whole: ClassVar[bool] = True
 

@@ -20,7 +20,7 @@ from evoprune.evolution.objectives import find_objectives
 from evoprune.evolution.operators import OPERATORS
 from evoprune.evolution.population import Sizes, population
 from evoprune.evolution.several import mutate_with_size, select_several
-from evoprune.evolution.tournament import check_eta, check_rungs, criteria_of, rungs_of
+from evoprune.evolution.tournament import ETA, check_eta, check_rungs, criteria_of, rungs_of
 from evoprune.evolution.trainer import Trainer
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
@@ -40,7 +40,7 @@ def make_toolbox(
     criterion: str | Sequence[str] = "loss",
     objectives: Sequence[str] | None = None,
     rungs: Sequence[int] | None = None,
-    eta: int = 2,
+    eta: int = ETA,
     allocation: Allocation = "erk",
     mate: str = "cxSetUniform",
     mutate: str | None = None,
@@ -77,6 +77,9 @@ def make_toolbox(
     """
     sizes = Sizes.of(problem.space, sparsity, allocation)
     _check(epochs=epochs, chunk=chunk, retries=retries)
+    check_eta(eta, rungs)
+    if objectives is not None and criterion != "loss":
+        raise InputError(f"criterion={criterion!r} does nothing beside objectives=: put it among them, or leave it out")
     training = _training(training, inherit)
     reference = random_mask(problem.space, sparsity=sizes.sparsities[0], allocation=allocation)
     run = (epochs, seeds.check_seed(seed or 0), training, reference)
@@ -90,7 +93,7 @@ def make_toolbox(
             raise InputError("rungs= makes a fitness of its own kind: leave out objectives=, inherit=, guided= and mutGuided")
         criteria = criteria_of(criterion, len(rungs_of(rungs)))
         epochs_of = check_rungs(rungs, epochs, criterion=criteria[0], end=True)
-        trainer = CohortTrainer(problem, (), *run, rungs=epochs_of, criteria=criteria, eta=check_eta(eta))
+        trainer = CohortTrainer(problem, (), *run, rungs=epochs_of, criteria=criteria, eta=eta)
     rng = None if seed is None else random.Random(seeds.derive(seed, "operators"))
     fitness = fitness_class(trainer.weights)
 

@@ -19,12 +19,14 @@ from evoprune.evolution.individual import fitness_class
 from evoprune.training.population import Population
 from evoprune.values import whole
 
-__all__ = ["check_eta", "check_rungs", "criteria_of", "default_rungs", "race", "rungs_of", "tournament"]
+__all__ = ["ETA", "check_eta", "check_rungs", "criteria_of", "default_rungs", "race", "rungs_of", "tournament"]
 
 Criteria = str | Sequence[str]
+ETA = 2
+"""The factor by which a rung cuts, unless another is given."""
 
 
-def default_rungs(epochs: int, k: int, eta: int = 2) -> tuple[int, ...]:
+def default_rungs(epochs: int, k: int, eta: int = ETA) -> tuple[int, ...]:
     """Epoch 2 (1 where there is no room), then eta times the one before, as far as epochs and k networks go."""
     rungs = [2 if epochs > 2 else 1]
     while rungs[-1] * eta < epochs and k > eta ** len(rungs):
@@ -48,7 +50,7 @@ def criteria_of(criterion: Criteria, rungs: int) -> tuple[Criterion, ...]:
 
 
 def check_rungs(
-    rungs: Sequence[int], epochs: int, *, criterion: Criterion, k: int | None = None, eta: int = 2, end: bool = False
+    rungs: Sequence[int], epochs: int, *, criterion: Criterion, k: int | None = None, eta: int = ETA, end: bool = False
 ) -> tuple[int, ...]:
     """Rungs as increasing epochs that leave at least one epoch for the winner, or `InputError`.
 
@@ -72,8 +74,10 @@ def check_rungs(
     return chosen
 
 
-def check_eta(eta: object) -> int:
-    """`eta` if it is usable, or `InputError`."""
+def check_eta(eta: object, rungs: Sequence[int] | None = ()) -> int:
+    """`eta` if it is usable, or `InputError`: only the rungs before the last one, of those that a user gave, read it."""
+    if rungs is None and eta != ETA:
+        raise InputError(f"eta={eta!r} does nothing without rungs=: give them, or leave it out")
     return whole("eta", eta, 2, give="the factor by which a rung cuts,")
 
 
@@ -82,7 +86,7 @@ def race(
     rungs: Sequence[int],
     criteria: Sequence[Criterion],
     *,
-    eta: int = 2,
+    eta: int = ETA,
     keep: int = 1,
     unfinished: bool = False,
 ) -> dict[int, tuple[int, float]]:
@@ -115,7 +119,7 @@ def tournament(
     rungs: Sequence[int],
     criterion: Criteria,
     *,
-    eta: int = 2,
+    eta: int = ETA,
     keep: int = 1,
 ) -> Any:
     """`race`, with the result on the individuals (one a current row): fitness (rung, score) and `failed`; returns the winner.

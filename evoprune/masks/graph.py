@@ -29,6 +29,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves, tree_map
 
+from evoprune import seeds
 from evoprune.errors import EvopruneError, UnsupportedLayer
 from evoprune.masks.space import PRUNABLE
 
@@ -116,17 +117,24 @@ class _Tracer(InPlaceTracer):
 def trace(model: nn.Module) -> fx.GraphModule:
     """A traced copy of `model` in evaluation mode on the CPU, of whose modules the names start with "0".
 
-    Raises `UnsupportedLayer` when torch.fx cannot follow the forward method.
+    Raises `UnsupportedLayer` when torch.fx cannot follow the forward method, or when what it draws would stay as it is.
     """
     name = type(model).__name__
-    try:
-        root = nn.Sequential(copy.deepcopy(model)).cpu().eval()
-        return fx.GraphModule(root, _Tracer().trace(root))
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UnsupportedLayer(
-            f"torch.fx cannot trace {name} ({reason}): write its forward without branches on values or shapes"
-        ) from None
+    with seeds.isolated():
+        before = seeds.states()
+        try:
+            root = nn.Sequential(copy.deepcopy(model)).cpu().eval()
+            traced = fx.GraphModule(root, _Tracer().trace(root))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UnsupportedLayer(
+                f"torch.fx cannot trace {name} ({reason}): write its forward without branches on values or shapes"
+            ) from None
+        if seeds.states() != before:
+            raise UnsupportedLayer(
+                f"{name} draws random numbers in evaluation too, which tracing would keep: let it draw none there"
+            )
+    return traced
 
 
 def tensors_in(value: object) -> list[Tensor]:

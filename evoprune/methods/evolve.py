@@ -16,6 +16,7 @@ from evoprune.evolution.operators import mutGuided
 from evoprune.evolution.operators.lineage import lineage_of
 from evoprune.evolution.several import front
 from evoprune.evolution.toolbox import make_toolbox
+from evoprune.evolution.tournament import ETA
 from evoprune.masks.allocation import Allocation
 from evoprune.methods.first import SCORING, check_first, first_population
 from evoprune.methods.registry import Holding, method
@@ -40,6 +41,8 @@ FORMS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """What an option is that is None."""
+SHARE = 0.3
+"""Of the survivors of a layer, those that guided mutation replaces."""
 
 
 def _plan(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,12 +94,12 @@ def evolve(
     comma: bool | None = None,
     mutate: str | None = None,
     inherit: str | None = None,
-    share: float = 0.3,
+    share: float = SHARE,
     mate: str = "cxSetUniform",
     criterion: str | Sequence[str] = "loss",
     objectives: Sequence[str] | None = None,
     rungs: Sequence[int] | None = None,
-    eta: int = 2,
+    eta: int = ETA,
     first: Sequence[str] = ("random",),
     repetitions: int = 1,
     budget: int | None = None,
@@ -131,6 +134,10 @@ def evolve(
         **{name: plan[name] for name in ("mu", "lambda_", "ngen", "cxpb", "mutpb", "comma")},
     )
     check_first(first, plan["mu"])
+    if plan["mutate"] != "mutGuided" and share != SHARE:
+        raise InputError(f"share={share!r} does nothing with mutate={plan['mutate']!r}: choose 'mutGuided', or leave it out")
+    if not plan["cxpb"] and mate != "cxSetUniform":
+        raise InputError(f"mate={mate!r} does nothing with cxpb=0: give a share of the offspring to cross, or leave it out")
     toolbox = make_toolbox(
         problem, sparsity=sparsity, epochs=plan["fitness_epochs"], criterion=criterion, objectives=objectives, rungs=rungs,
         eta=eta, allocation=allocation, mate=mate, mutate=plan["mutate"], inherit=plan["inherit"], journal=journal,

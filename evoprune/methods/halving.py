@@ -11,7 +11,7 @@ from deap import tools
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.evolution.assess import assess, initial_population
-from evoprune.evolution.tournament import check_eta, check_rungs, criteria_of, default_rungs, rungs_of, tournament
+from evoprune.evolution.tournament import ETA, check_eta, check_rungs, criteria_of, default_rungs, rungs_of, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.methods.registry import method
 from evoprune.problems.problem import Problem
@@ -30,7 +30,7 @@ def halving(
     k: int = 32,
     epochs: int = 10,
     rungs: Sequence[int] | None = None,
-    eta: int = 2,
+    eta: int = ETA,
     criterion: str | Sequence[str] | None = None,
     finalists: int = 4,
     judges: int = 0,

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from evoprune.criteria import CRITERIA
+from evoprune.errors import InputError
 from evoprune.evolution.assess import initial_population
-from evoprune.evolution.tournament import check_eta, check_rungs, tournament
+from evoprune.evolution.tournament import ETA, check_eta, check_rungs, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.mask import Mask
 from evoprune.methods.registry import Holding, method, sparse_networks, starts_dense
@@ -17,6 +18,8 @@ from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
 __all__ = ["kstarts"]
+
+SELECTION_EPOCHS = 2
 
 
 def _holds(density: float, options: Mapping[str, Any]) -> Holding:
@@ -31,12 +34,12 @@ def kstarts(
     *,
     sparsity: float = 0.95,
     k: int = 32,
-    selection_epochs: int = 2,
+    selection_epochs: int = SELECTION_EPOCHS,
     epochs: int = 10,
     criterion: str = "grad",
     form: Literal["independent", "shared"] = "independent",
     rungs: Sequence[int] | None = None,
-    eta: int = 2,
+    eta: int = ETA,
     allocation: Allocation = "erk",
     seed: int = 0,
     **training: Any,
@@ -47,8 +50,10 @@ def kstarts(
     trains, the masks are scored on what it recorded). rungs: epochs at which the worse share leaves (all but 1/eta), in
     place of one cut after `selection_epochs`.
     """
+    if rungs is not None and selection_epochs != SELECTION_EPOCHS:
+        raise InputError(f"selection_epochs={selection_epochs!r} does nothing beside rungs=: leave one of them out")
     rungs = check_rungs(
-        (selection_epochs,) if rungs is None else rungs, epochs, criterion=CRITERIA[criterion], k=k, eta=check_eta(eta)
+        (selection_epochs,) if rungs is None else rungs, epochs, criterion=CRITERIA[criterion], k=k, eta=check_eta(eta, rungs)
     )
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
     if one_of("form", form, ("independent", "shared")) == "independent":

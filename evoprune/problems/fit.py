@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
+import pickle
+import random
 import warnings
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -111,14 +114,34 @@ def _outputs(module: nn.Module, inputs: Tensor) -> Tensor:
 
 def check_batch(module: nn.Module, inputs: Tensor) -> None:
     """Raise `InputError` when `module` fails in training mode on these inputs; it stays untouched."""
+    probe = copy.deepcopy(module).train()
+    before = _own_generators(probe)
     try:
         with seeds.isolated(), torch.no_grad():
-            outputs = copy.deepcopy(module).train()(inputs.clone())
+            outputs = probe(inputs.clone())
     except Exception as error:
         hint = "choose a larger batch_size=" if len(inputs) == 1 else "let its forward take what it takes in evaluation mode"
         raise InputError(f"the model fails on a batch of {len(inputs)} in training ({first_line(error)}): {hint}") from error
     if not isinstance(outputs, Tensor):
         raise InputError(f"the model gives {type(outputs).__name__} in training: its forward must return one tensor")
+    for name, state in _own_generators(probe).items():
+        if before.get(name) != state:  # nothing seeds it, so that a result would depend on what was trained before
+            raise InputError(f"the model draws from its own generator {name!r}: draw from torch's global one, which steps seed")
+
+
+def _own_generators(module: nn.Module) -> dict[str, object]:
+    """States of the random generators that layers hold as attributes, by name."""
+    states: dict[str, object] = {}
+    for prefix, layer in module.named_modules():
+        for name, value in vars(layer).items():
+            if isinstance(value, torch.Generator):
+                state: object = bytes(value.get_state().numpy())
+            elif isinstance(value, np.random.Generator | np.random.RandomState | random.Random):
+                state = pickle.dumps(value)
+            else:
+                continue
+            states[f"{prefix}.{name}".removeprefix(".")] = state
+    return states
 
 
 def check_training(module: nn.Module, data: Data, loss: Loss) -> None:

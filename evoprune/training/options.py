@@ -147,9 +147,21 @@ class Training:
                 raise InputError(f"{name}={getattr(self, name)!r} is not usable: give True or False")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise InputError("nesterov=True needs optimizer='sgd' and a momentum above 0: change one of them")
-
+        self._check_read()
         if self.rescale and self.init != "problem":
             raise InputError(f"rescale=True would undo init={self.init!r}: choose one of them")
+
+    def _check_read(self) -> None:
+        """Raise `InputError` for what the chosen optimizer or schedule would not read."""
+        unread = {
+            "momentum": ("optimizer", "sgd", self.optimizer == "sgd"),
+            "step_every": ("schedule", "step", self.schedule == "step"),
+            "step_factor": ("schedule", "step", self.schedule == "step"),
+        }
+        for name, (by, reader, read) in unread.items():
+            if not read and getattr(self, name) != getattr(type(self), name):
+                given, chosen = getattr(self, name), getattr(self, by)
+                raise InputError(f"{name}={given!r} does nothing with {by}={chosen!r}: give {by}={reader!r}, or leave it out")
 
     def _check_optimizer(self) -> None:
         if str(self.optimizer).lower() in COUPLED:

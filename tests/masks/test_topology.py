@@ -369,10 +369,19 @@ class Product(Branching):
         return self.a(x) @ x.t()
 
 
+class Noisy(Branching):
+    """What is drawn while it is traced would stay."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.a(x) + torch.randn(3)
+        return out
+
+
 @pytest.mark.parametrize(
     ("model", "input_shape", "message"),
     [
         (Branching(), (3,), "cannot trace Branching"),
+        (Noisy(), (3,), "Noisy draws random numbers in evaluation too"),
         (Product(), (3,), "matmul"),
         (nn.Sequential(nn.Linear(3, 8), nn.GLU()), (3,), r"'1' \(GLU\)"),
         (nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(5, 2)), (3,), r"'2' \(Linear\).*shape \(3,\)"),

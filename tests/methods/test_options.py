@@ -22,7 +22,7 @@ HEARD: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("dissipate_regrow", {"until": 0.5}, {}),
     ("dissipate_regrow", {"reference": "init"}, {}),
     ("dropout", {"rate": 0.1}, {}),
-    ("kstarts", {"eta": 3}, {"k": 9, "rungs": (1, 2)}),
+    ("kstarts", {"eta": 3}, {"k": 9, "rungs": (1, 2), "selection_epochs": 2}),
     ("halving", {"eta": 3}, {"k": 9, "rungs": (1, 2), "finalists": 1}),
     ("evolve", {"share": 0.6}, {"ngen": 2}),
     ("evolve", {"mate": "cxRAR"}, PLAIN),

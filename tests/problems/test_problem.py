@@ -242,6 +242,36 @@ class TwoOutputs(nn.Module):
         return self.layer(x), x
 
 
+class OwnGenerator(nn.Linear):
+    """Noise that no seed of a step reaches."""
+
+    def __init__(self, generator: object) -> None:
+        super().__init__(64, 10)
+        self.dice = generator
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input.flatten(1))
+        match self.dice:
+            case torch.Generator():
+                share = float(torch.rand((), generator=self.dice))
+            case np.random.Generator() | np.random.RandomState():
+                share = float(self.dice.uniform())
+            case _:
+                share = self.dice.random()  # type: ignore[attr-defined]
+        return super().forward(input.flatten(1)) * share
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [torch.Generator(), np.random.default_rng(0), np.random.RandomState(0), random.Random(0)],
+    ids=lambda g: type(g).__name__,
+)
+def test_a_model_that_draws_from_its_own_generator_is_refused(generator: object) -> None:
+    with pytest.raises(InputError, match="own generator 'dice': draw from torch's global one"):
+        Problem(OwnGenerator(generator), "digits")
+
+
 class Locked(nn.Linear):
     def __deepcopy__(self, memo: Any) -> Any:
         raise RuntimeError("this module is locked")

@@ -71,7 +71,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 
 def test_schedules_are_functions_of_step_and_horizon() -> None:
-    training = Training.of(step_factor=0.5, step_every=4)
+    training = Training.of(schedule="step", step_factor=0.5, step_every=4)
     assert [SCHEDULES["step"](training, step, 99) for step in (0, 3, 4, 8)] == [1, 1, 0.5, 0.25]
     assert [SCHEDULES["step"](Training.of(), step, 30) for step in (9, 10, 20)] == pytest.approx([1, 0.1, 0.01])
     assert [SCHEDULES["cosine"](training, step, 10) for step in (0, 5, 10)] == pytest.approx([1, 0.5, 0])
@@ -83,6 +83,20 @@ def test_nesterov_needs_momentum() -> None:
         with pytest.raises(InputError, match="nesterov"):
             Training.of(nesterov=True, **options)
     assert Training.of(nesterov=True).make_optimizer([torch.ones(1, requires_grad=True)]).param_groups[0]["nesterov"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reader"),
+    [
+        ({"momentum": 0.5, "optimizer": "adam"}, "optimizer='sgd'"),
+        ({"step_every": 4}, "schedule='step'"),
+        ({"step_factor": 0.5, "schedule": "constant"}, "schedule='step'"),
+    ],
+)
+def test_what_nothing_would_read_is_refused(options: dict[str, Any], reader: str) -> None:
+    with pytest.raises(InputError, match=f"does nothing with .*: give {reader}, or leave it out"):
+        Training.of(**options)
+    Training.of(**options | {reader.split("=")[0]: reader.split("'")[1]})
 
 
 def test_rprop_has_no_decay() -> None:
