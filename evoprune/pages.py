@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import warnings
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["report"]
 
 PAGE = "report.html"
+SEED = re.compile(r"-seed(\d+)$")
 CHECK, CHECKED = "check.json", "check.csv"
 
 
@@ -39,7 +41,7 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         runs = load_runs(root)
-    missing += [f"{str(warning.message).replace(str(root), '.')}." for warning in caught]
+    missing += [f"{str(warning.message).replace(f'{root}{os.sep}', '')}." for warning in caught]
     if not len(runs):
         told = " ".join([f"{root} holds no finished run: give the --out of evoprune run or compare.", *missing])
         raise InputError(told.rstrip("."))
@@ -54,12 +56,9 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
     commands = _commands(root, folders, results)
     commands += [check_command(str(root / name), told) for name, told, _ in checks]
     commands += [f"evoprune report {shlex.quote(str(root))}"]
-    histories = [_history(path / HISTORY) for path in folders]
-    html = page(
-        Material(
-            runs, results, histories, checks, commands, [*missing, *broken], title, _pairs(runs), _searches(folders, results)
-        )
-    )
+    histories = [_epochs(path / HISTORY, root, broken) for path in folders]
+    searches = _searches(root, folders, results, broken)
+    html = page(Material(runs, results, histories, checks, commands, [*missing, *broken], title, _pairs(runs), searches))
     return atomic_write(root / PAGE if out is None else Path(out), html.encode(errors="replace"))
 
 
@@ -69,18 +68,40 @@ def _pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:
     return [("combined", part) for part in ("kstarts", "dissipating") if {"combined", part} <= methods]
 
 
-def _searches(folders: list[Path], results: list[dict[str, Any]]) -> list[tuple[int, pd.DataFrame]]:
-    """The trace of the first run of each method that trained several networks."""
-    found: dict[str, tuple[int, pd.DataFrame]] = {}
+def _searches(
+    root: Path, folders: list[Path], results: list[dict[str, Any]], broken: list[str]
+) -> list[tuple[int, pd.DataFrame]]:
+    """The trace of the first run of each method, on each problem, that trained several networks."""
+    found: dict[tuple[str, ...], tuple[int, pd.DataFrame]] = {}
     for place, (path, result) in enumerate(zip(folders, results, strict=True)):
-        if result["method"] not in found and (result["ledger"].get("configurations") or 1) > 1:
-            trace = _history(path / TRACE)
+        of = tuple(str(result.get(name)) for name in ("model", "data", "method"))
+        if of not in found and (result["ledger"].get("configurations") or 1) > 1:
+            trace = _epochs(path / TRACE, root, broken)
             if trace is not None and "individual" in trace:
-                found[result["method"]] = (place, trace)
+                found[of] = (place, trace)
     return list(found.values())
 
 
-def _history(path: Path) -> pd.DataFrame | None:
+def _epochs(path: Path, root: Path, broken: list[str]) -> pd.DataFrame | None:
+    """A history or a trace; None where there is none, and where it is no table of scores over epochs, which goes to `broken`."""
+    if not path.is_file():
+        return None
+    found = _table(path)
+    if found is None or not _has_scores(found):
+        broken.append(f"{path.relative_to(root)} cannot be read: the figures are without it.")
+        return None
+    return found
+
+
+def _has_scores(found: pd.DataFrame) -> bool:
+    from pandas.api.types import is_numeric_dtype
+
+    scores = [name for name in ("val_accuracy", "val_loss") if name in found]
+    numbers = all(is_numeric_dtype(found[name]) for name in ("epoch", *scores) if name in found)
+    return "epoch" in found and bool(scores) and (numbers or not len(found))
+
+
+def _table(path: Path) -> pd.DataFrame | None:
     import pandas as pd
 
     try:
@@ -96,7 +117,7 @@ def _checks(
     found, broken = [], []
     for path, result in zip(folders, results, strict=True):
         if (path / CHECK).is_file():
-            frame = _history(path / CHECKED)
+            frame = _table(path / CHECKED)
             try:
                 told = read_json(path / CHECK, lost="the check")
             except DamagedFile:
@@ -123,7 +144,7 @@ def _commands(root: Path, folders: list[Path], results: list[dict[str, Any]]) ->
         comparison = _comparison(path)
         inside = [own for where, own in zip(folders, results, strict=True) if comparison and comparison in where.parents]
         by_hand = "; ".join(dict.fromkeys(filter(None, map(made_by_hand, inside or [result]))))
-        by_hand = by_hand or (_seeds_of_choice(comparison, inside) if comparison else "")
+        by_hand = by_hand or (_seeds_of_choice(comparison, inside) or _pairs_of_choice(inside) if comparison else "")
         if by_hand:
             commands[f"# {comparison or path}: from Python ({by_hand}), which no command line says; call it again as then"] = None
         elif comparison is None:
@@ -138,11 +159,30 @@ def _comparison(path: Path) -> Path | None:
     return next((parent for parent in path.parents if (parent / SETUP).is_file()), None)
 
 
+def _setup(comparison: Path) -> dict[str, Any]:
+    """What was compared; parts that cannot be read are empty."""
+    try:
+        found = read_json(comparison / SETUP, lost="what was compared")
+    except DamagedFile:
+        found = {}
+    parts = {name: found.get(name) for name in ("problems", "options")}
+    return {**found, **{name: part if isinstance(part, dict) else {} for name, part in parts.items()}}
+
+
 def _seeds_of_choice(comparison: Path, results: list[dict[str, Any]]) -> str:
     """The seeds, where they are not 0, 1, …: those that failed have a folder all the same."""
-    asked = {int(path.name.rpartition("-seed")[2]) for path in (comparison / RUNS).rglob("*-seed*") if path.is_dir()}
+    named = [SEED.search(path.name) for path in (comparison / RUNS).rglob("*-seed*") if path.is_dir()]
+    asked = {int(found[1]) for found in named if found}
     seeds = sorted({int(result["seed"]) for result in results})
     return f"seeds {', '.join(map(str, seeds))}" if set(range(seeds[-1])) - asked else ""
+
+
+def _pairs_of_choice(results: list[dict[str, Any]]) -> str:
+    """Models and data sets, where not every model is there with every data set."""
+    asked = [result["arguments"].get("problem", {}) for result in results]
+    pairs = dict.fromkeys((str(one.get("model")), str(one.get("data"))) for one in asked)
+    models, data = (dict.fromkeys(pair[part] for pair in pairs) for part in (0, 1))
+    return ", ".join(" on ".join(pair) for pair in pairs) if len(pairs) < len(models) * len(data) else ""
 
 
 def _renamed(path: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -150,10 +190,7 @@ def _renamed(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     comparison = _comparison(path)
     if comparison is None:
         return result
-    try:
-        problems = read_json(comparison / SETUP, lost="what was compared").get("problems", {})
-    except DamagedFile:
-        return result
+    problems = _setup(comparison)["problems"]
     name = path.parent.relative_to(comparison / RUNS).as_posix() if comparison / RUNS in path.parents else "."
     held = problems.get("" if name == "." else name)
     data = held.get("data") if isinstance(held, dict) else None
@@ -203,10 +240,6 @@ def _usual(folder: Path, epochs: Any) -> tuple[Any, Any]:
 
     epochs: of a run, where nothing else tells; at equal cost each method has its own.
     """
-    try:
-        setup = read_json(folder / SETUP, lost="what was compared")
-    except DamagedFile:
-        return None, epochs
-    target = setup.get("equal_cost")
-    given = setup.get("options", {}).get("epochs")
+    setup = _setup(folder)
+    target, given = setup.get("equal_cost"), setup["options"].get("epochs")
     return target, given if given is not None else EPOCHS if target is not None else epochs

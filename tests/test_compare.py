@@ -27,6 +27,7 @@ from evoprune.errors import InputError, UnknownName
 from evoprune.evidence.tables import plus_minus
 from evoprune.evolution.executors.cores import cores
 from evoprune.methods import METHODS
+from tests.tiny import table
 
 METHODS_USED = ("random", "dissipating", "dense")
 ASKED: dict[str, Any] = {"sparsities": (0.8, 0.9), "seeds": 2, "epochs": 3, "engine": "loop", "workers": 1}
@@ -324,6 +325,16 @@ def test_several_problems_have_a_table_and_a_picture_each(tmp_path: Path) -> Non
         compare(["random"], problems[0], out=tmp_path / "out", **small)
     with pytest.raises(InputError, match="each model and data set once"):
         compare(["random"], [problems[0], problems[0]], out=tmp_path / "b", **small)
+
+
+def test_a_picture_is_called_after_its_problem_wherever_the_data_lie(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["a-folder-of-forty-characters-in-its-name"] * 6)
+    deep.mkdir(parents=True)
+    np.savez(deep / "own.npz", **{name: np.asarray(value) for name, value in table((6,), samples=160).items()})
+    problems = [ep.Problem(name, str(deep / "own.npz")) for name in ("mlp:8", "mlp:16")]
+    found = compare(["random"], problems, out=tmp_path / "<out>", **{**ASKED, "epochs": 1, "sparsities": (0.8,), "seeds": 1})
+    assert (tmp_path / "<out>" / "accuracy-mlp:16-on-own.npz.svg").is_file()
+    assert "&lt;out&gt;" in found._repr_html_()
 
 
 def test_the_command_takes_several(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

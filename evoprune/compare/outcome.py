@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Comparison:
         words = self.summary[self.summary["words"] != ""]
         columns = [name for name in ("model", "data") if self.summary[name].nunique() > 1] + ["sparsity", "method", "words"]
         told = words[columns].to_html(index=False) if len(words) else ""
-        return f"<p>{len(self.results)} runs in {self.folder}</p>{self.pivot().to_html(index=False)}{told}"
+        return f"<p>{len(self.results)} runs in {html.escape(str(self.folder))}</p>{self.pivot().to_html(index=False)}{told}"
 
 
 def write_outcome(folder: Path, problems: Problems, cells: Sequence[Cell], failures: dict[str, str], *, test: bool) -> Comparison:
@@ -77,8 +78,9 @@ def write_outcome(folder: Path, problems: Problems, cells: Sequence[Cell], failu
     comparison = Comparison(folder, results, summary, failures, ())
     for path, frame in zip(files, (results, summary, comparison.pivot()), strict=True):
         write_csv(path, frame)
-    for (model, data), own in groups:
-        files += _draw(folder, own, "" if len(groups) == 1 else f"-{model}-on-{data}".replace("/", "_"))
+    for _, own in groups:
+        problem = own["folder"].iloc[0].split("/")[1]  # the name of its folder
+        files += _draw(folder, own, "" if len(groups) == 1 else f"-{problem}")
     return Comparison(folder, results, summary, failures, tuple(files))
 
 

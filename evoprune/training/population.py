@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import logging
 import math
 import time
@@ -126,7 +127,7 @@ class Population:
     def _repr_html_(self) -> str:
         latest = self.trace.frame()
         latest = latest[latest["epoch"] == latest["epoch"].max()] if len(latest) else latest
-        return f"<p>{self!r}</p>{latest.to_html(index=False, max_rows=20)}"
+        return f"<p>{html.escape(repr(self))}</p>{latest.to_html(index=False, max_rows=20)}"
 
     @property
     def masks(self) -> tuple[Mask, ...]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from evoprune.criteria import CRITERIA, Criterion
@@ -26,7 +27,7 @@ from evoprune.evidence.plots import (
     plot_trace,
 )
 from evoprune.evidence.plots.accuracy import spread_apart
-from evoprune.evidence.plots.style import looks
+from evoprune.evidence.plots.style import MARKERS, looks
 from evoprune.evolution.individual import Individual
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
@@ -76,6 +77,20 @@ def test_reconstruction_and_a_locked_test_split_are_named(ax: Axes) -> None:
 def test_an_open_sparsity_is_written_at_its_point(ax: Axes) -> None:
     plot_accuracy(pd.concat([runs_frame({"dissipating": 0.9}, (math.nan,)), runs_frame({"random": 0.9})]), ax)
     assert "87.0%" in texts(ax)
+
+
+def test_an_axis_of_open_sparsities_shows_sparsities(ax: Axes) -> None:
+    plot_accuracy(runs_frame({"dissipating": 0.9}, (math.nan,)), ax)
+    ax.figure.draw_without_rendering()
+    shown = [float(label.get_text().removesuffix("%")) for label in ax.get_xticklabels()]
+    places = ax.get_xticks()
+    assert shown == pytest.approx([100 - 100 * 10**-place for place in places], abs=0.01)
+    assert min(shown) < 87 < max(shown)
+
+
+def test_a_file_is_called_by_its_name_alone(ax: Axes) -> None:
+    plot_accuracy(runs_frame({"random": 0.9}, data="/a/long/way/to/own.npz"), ax)
+    assert ax.get_title(loc="left") == "own.npz, mlp:16"
 
 
 @given(st.lists(st.floats(-1, 2), max_size=12).map(sorted), st.floats(0.01, 0.2))
@@ -167,6 +182,11 @@ def test_methods_look_the_same_in_every_picture() -> None:
     assert list(found) == ["random", "dense", "kstarts"]
     assert found["kstarts"] == looks(["random", "kstarts"])["kstarts"], "references take no colour from the others"
     assert len(set(looks([f"m{index}" for index in range(20)]).values())) == 20
+    runs = pd.concat([runs_frame({"dissipating": 0.9}, (math.nan,)), runs_frame({"random": 0.9, "snip": 0.8})])
+    accuracy, cost = (plot(runs, Figure().subplots()) for plot in (plot_accuracy, plot_cost))
+    expected = {f"{MARKERS[marker]} {name}": colour for name, (colour, marker) in looks(runs["method"].unique()).items()}
+    assert {text.get_text(): text.get_color() for text in accuracy.texts if text.get_text() in expected} == expected
+    assert [to_hex(part.get_facecolor()[0]).upper() for part in cost.collections[1::2]] == list(expected.values())
 
 
 def test_a_masks_picture_has_as_much_ink_as_survivors(ax: Axes) -> None:
@@ -184,6 +204,15 @@ def test_a_masks_picture_has_as_much_ink_as_survivors(ax: Axes) -> None:
     for wrong in (2, "c.weight", -3):
         with pytest.raises(InputError, match="there is no layer"):
             plot_mask(mask, wrong)
+
+
+def test_the_share_of_a_block_is_that_of_its_weights(ax: Axes) -> None:
+    shape = (300, 7)
+    full = Mask.full(MaskSpace(("a.weight",), (shape,)))
+    assert (np.asarray(plot_mask(full, ax=ax).images[0].get_array()) == 1).all()
+    columns = Mask(full.space, [np.flatnonzero(np.arange(2100) % 7 < 3)])
+    shown = np.asarray(plot_mask(columns, pixels=4).images[0].get_array())
+    assert shown.mean(0).tolist() == pytest.approx([1, 0.5, 0, 0]), "columns 0 and 1, 2 and 3, 4, 5 and 6 stand together"
 
 
 def test_controls_stand_beside_the_ticket(ax: Axes) -> None:

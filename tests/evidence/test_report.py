@@ -24,6 +24,7 @@ from evoprune.compare import compare
 from evoprune.errors import InputError
 from evoprune.evidence.check import check
 from evoprune.evidence.report import command, page
+from evoprune.evidence.report.figures import _searched
 from evoprune.evidence.report.svg import figure
 from evoprune.pages import report
 from evoprune.problems.problem import Problem
@@ -238,6 +239,10 @@ def test_what_no_command_line_says_is_called_so(tmp_path: Path) -> None:
     asked = {"sparsities": (0.5,), "epochs": 1, "workers": 1, "engine": "loop"}
     compare(["random"], Problem("mlp:4"), seeds=[0, 2], out=tmp_path / "gap", **asked)
     assert "from Python (seeds 0, 2)" in commands_of(tmp_path / "gap")[0]
+    np.savez(tmp_path / "blobs.npz", **{name: np.asarray(value) for name, value in table((6,), samples=160).items()})
+    pair = [Problem("mlp:4"), Problem("mlp:8", str(tmp_path / "blobs.npz"))]
+    compare(["random"], pair, seeds=1, out=tmp_path / "pair", **asked)
+    assert f"from Python (mlp:4 on digits, mlp:8 on {tmp_path / 'blobs.npz'})" in commands_of(tmp_path / "pair")[0]
     compare(["random"], [Problem(build), Problem("mlp:4")], seeds=1, out=tmp_path / "mixed", **asked)
     [line, _] = commands_of(tmp_path / "mixed")
     assert "from Python (model build)" in line
@@ -354,6 +359,32 @@ def test_damaged_files_are_named_and_left_out(folder: Path) -> None:
     assert "check of runs/kstarts-0.8-seed0 cannot be read" in words
 
 
+SPOILED = {
+    "runs/random-0.5-seed1/history.csv": "epoch,val_loss,val_accuracy\n1,high,low\n",
+    "runs/random-0.5-seed2/history.csv": "epoch,loss\n1,2\n",
+    "runs/kstarts-0.5-seed0/trace.csv": "epoch,individual\n1,0\n",
+}
+
+
+@pytest.mark.parametrize("setup", [{"problems": None, "options": None, "format": 1}, {"problems": [], "options": "none"}])
+def test_what_is_no_table_of_scores_and_no_setup_is_left_out(folder: Path, setup: dict[str, Any]) -> None:
+    for path, content in SPOILED.items():
+        assert (folder / path).is_file()
+        (folder / path).write_text(content)
+    (folder / "compare.json").write_text(json.dumps(setup))
+    shutil.copytree(folder / "runs" / "random-0.8-seed0", folder / "runs" / "random-0.8-seed0.bak")
+    words = read(report(folder))
+    for path in SPOILED:
+        assert f"{path} cannot be read: the figures are without it." in words
+
+
+def test_a_page_of_the_folder_called_runs_names_what_is_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "runs" / "random-0.5-seed0" / "result.json").write_text("{")
+    words = read(report("runs"))
+    assert "1 of 15 runs left out: random-0.5-seed0/result.json is damaged" in words
+
+
 @pytest.mark.parametrize("rows", ["", "fresh_counts,0,0,0.5,accuracy,9,False\n"])
 def test_a_check_that_lost_its_rows_is_left_out(folder: Path, rows: str) -> None:
     (folder / "runs" / "kstarts-0.8-seed0" / "check.csv").write_text(f"control,seed,draw,score,metric,survivors,failed\n{rows}")
@@ -372,6 +403,18 @@ def test_several_problems_stand_one_after_the_other(folder: Path) -> None:
     words = read(report(folder))
     assert "mlp:other on" in words
     assert "(lower is better)" not in words or "mse" in words
+
+
+def test_each_problem_has_the_figures_of_its_searches(folder: Path) -> None:
+    for path in (folder / "runs").glob("kstarts*seed1"):
+        edit(folder, path.name, model="mlp:other")
+    assert read(report(folder)).count("Fitness over the search: kstarts") == 2
+
+
+@pytest.mark.parametrize(("longest", "told"), [(1, "The line that goes on"), (3, "The 3 lines that go on are the finalists.")])
+def test_a_search_says_who_went_on(longest: int, told: str) -> None:
+    rows = [(one, epoch, 0.5) for one in range(4) for epoch in range(1, 4 if one < longest else 2)]
+    assert told in _searched("halving", pd.DataFrame(rows, columns=["individual", "epoch", "val_loss"]), "about")["caption"]
 
 
 def test_names_are_escaped(folder: Path) -> None:
@@ -454,3 +497,17 @@ def test_the_words_of_a_figure_are_text_and_its_ids_its_own() -> None:
     assert len(ids) == len(set(ids))
     assert set(ids) == set(re.findall(r'(?:href="|url\()#([^")]+)', page))
     assert "font-family" not in page
+
+
+def test_the_digits_and_colours_of_words_are_kept() -> None:
+    def draw(ax: Axes) -> None:
+        ax.plot([0, 1], [0.0101, 0.0119], color="#0072B2")
+        ax.set_yticks([0.01200, 0.01225])
+        ax.set_title("v1.20240501 of #222222", color="#222222")
+
+    page = figure("Cost", "A caption.", draw)["wide"]
+    assert ">0.01200</text>" in page
+    assert ">0.01225</text>" in page
+    assert ">v1.20240501 of #222222</text>" in page
+    assert "var(--blue)" in page
+    assert not re.search(r' (?:d|x|y)="[^"]*\.\d{4}', page), "what is drawn needs no more than thousandths of a point"

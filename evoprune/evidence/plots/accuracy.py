@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evoprune.evidence.plots.style import COLOURS, GREY, INK, MARKERS, axes_of, percent, style
+from evoprune.evidence.plots.style import COLOURS, GREY, INK, MARKERS, axes_of, looks, percent, style
 from evoprune.evidence.tables import prunes, score_column, summarise
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def plot_accuracy(runs: pd.DataFrame, ax: Axes | None = None, *, level: float = 
     ax = axes_of(ax, (8.0, 4.8))
     table, kind = summarise(runs, level=level), score_column(runs).removesuffix("_score")
     style(ax)
+    look = looks(name for name in runs["method"].unique() if prunes(name))  # the table has those of open sparsity last
     lines = [name for name in table["method"].unique() if prunes(name)]
     asked = sorted(table["sparsity"].dropna().unique())
     places = [_place(value) for value in asked]
@@ -36,11 +38,10 @@ def plot_accuracy(runs: pd.DataFrame, ax: Axes | None = None, *, level: float = 
         own = table[table["method"] == name]
         obtained = own["sparsity"].fillna(own["sparsity_obtained"])  # an outcome stands where it came out
         x = np.array([_place(value) for value in obtained]) + (index - (len(lines) - 1) / 2) * step
-        colour = COLOURS[index % len(COLOURS)]
+        colour, marker = look[name]
         _name_outcomes(ax, x, own, kind, colour)
-        marker, sign = list(MARKERS.items())[(index + 3 * (index // len(COLOURS))) % len(MARKERS)]
-        _line(ax, x, own, kind, colour, marker, dashed=index >= len(COLOURS))
-        ends.append((float(own[f"{kind}_mean"].iloc[-1]), f"{sign} {name}", colour, False))
+        _line(ax, x, own, kind, colour, marker, dashed=list(look).index(name) >= len(COLOURS))
+        ends.append((float(own[f"{kind}_mean"].iloc[-1]), f"{MARKERS[marker]} {name}", colour, False))
     for index, name in enumerate(name for name in table["method"].unique() if not prunes(name)):
         own = table[table["method"] == name].iloc[0]
         ax.axhline(own[f"{kind}_mean"], color=GREY, linewidth=1.2, linestyle=("--", ":", "-.")[index % 3], zorder=1)
@@ -95,11 +96,15 @@ def _name_outcomes(ax: Axes, x: Any, own: pd.DataFrame, kind: str, colour: str) 
 
 
 def _x_axis(ax: Axes, asked: Sequence[float], places: Sequence[float], width: float) -> None:
+    from matplotlib.ticker import FuncFormatter
+
     if places:
         ax.set_xticks(places, [f"{value * 100:g}%" for value in asked])
         margin = max(0.08 * (places[-1] - places[0]), width, 0.02)
         low, high = ax.get_xlim()
         ax.set_xlim(min(places[0] - margin, low), max(places[-1] + margin, high))
+    else:
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{1 - 10**-place:.2%}"))
     ax.minorticks_off()
     ax.set_xlabel("sparsity")
 
@@ -150,6 +155,7 @@ def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
 
 def _titles(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, kind: str, level: float) -> None:
     named = [str(runs[name].iloc[0]) for name in ("data", "model") if name in runs]
+    named = [Path(name).name if name.endswith(".npz") else name for name in named]
     seeds = int(runs["seed"].nunique())
     about = f"mean and {level:.0%} t interval of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"
     if "epochs" in runs and runs["epochs"].nunique() == 1:

@@ -74,9 +74,9 @@ def plot_mask(mask: Mask | Masked, layer: int | str = 0, ax: Axes | None = None,
     columns = mask.space.sizes[position] // rows
     ax = axes_of(ax, (7.0, 4.2))
     where, size = np.divmod(mask.survivors[position], columns), [min(rows, pixels), min(columns, pixels)]
-    edges = [np.linspace(0, length, number + 1) for length, number in zip((rows, columns), size, strict=True)]
+    edges = [np.linspace(0, length, number + 1).round() for length, number in zip((rows, columns), size, strict=True)]
     kept = np.histogram2d(where[0] + 0.5, where[1] + 0.5, bins=edges)[0]
-    share = kept / np.maximum(np.outer(np.diff(edges[0]), np.diff(edges[1])), 1e-9)
+    share = kept / np.outer(np.diff(edges[0]), np.diff(edges[1]))  # blocks hold whole rows and columns
     top = float(share.max()) or 1.0
     ax.imshow(share, cmap="Blues", vmin=0, vmax=top, aspect="auto", interpolation="nearest", extent=(0, columns, rows, 0))
     ax.set_xlabel("inputs" if len(mask.space.shapes[position]) == 2 else "input channels and taps")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["figures_of"]
 
+Looks = Mapping[str, tuple[str, str]]
+"""Colour and marker of each method."""
 ALIKE = 1.25
 """Ratio of costs up to which a figure over them would only pile up its points."""
 EARLY = 0.2
@@ -33,6 +35,7 @@ def figures_of(name: str, runs: pd.DataFrame, material: Material) -> list[dict[s
     metric, score = str(runs["metric"].iloc[0]), score_column(runs)
     about = f"{name}, {metric}"
     sound, results = runs[runs[score].notna()], [material.results[index] for index in runs.index if index < len(material.results)]
+    look = looks(dict.fromkeys([*sound["method"], *runs["method"]]))  # as the figures of sound runs have it
     figures = []
     if len(sound):
         shown = "On the test split." if score == "test_score" else "On the validation split, the test split is not open."
@@ -45,12 +48,14 @@ def figures_of(name: str, runs: pd.DataFrame, material: Material) -> list[dict[s
         )
     if any(result.get("layers") for result in results):
         caption = "Share of each layer's weights that is kept, mean over runs."
-        figures.append(figure("Layer densities", caption, lambda ax: _densities(results, ax), about))
+        figures.append(figure("Layer densities", caption, lambda ax: _densities(results, look, ax), about))
     figures += [_searched(method, trace, about) for method, trace in _searches(material, runs)]
     pairs = [(method, *_early_late(history)) for method, history in _histories(material, runs) if len(history) > 1]
     pairs = [pair for pair in pairs if all(math.isfinite(value) for value in pair[1:])]
     if len(pairs) > 2:
-        figures.append(figure("Early against final", _early_words(runs, pairs), lambda ax: _scatter(pairs, metric, ax), about))
+        figures.append(
+            figure("Early against final", _early_words(runs, pairs), lambda ax: _scatter(pairs, metric, look, ax), about)
+        )
     return figures
 
 
@@ -71,11 +76,20 @@ def _searches(material: Material, runs: pd.DataFrame) -> list[tuple[str, pd.Data
 
 
 def _searched(method: str, trace: pd.DataFrame, about: str) -> dict[str, str]:
-    caption = "Every network that was trained, the losers included: one run. The line that goes on is the one that was kept."
+    last = trace.groupby("individual")["epoch"].max()
+    longest = int((last == last.max()).sum())
+    went_on = (
+        "The line that goes on is the one that was kept."
+        if longest == 1
+        else f"The {longest} lines that go on are the finalists."
+    )
+    caption = "Every network that was trained, the losers included: one run. " + (
+        went_on if longest < len(last) else "All trained as long."
+    )
     return figure(f"Fitness over the search: {method}", caption, lambda ax: plot_trace(trace, ax), about)
 
 
-def _densities(results: Sequence[Mapping[str, Any]], ax: Axes) -> None:
+def _densities(results: Sequence[Mapping[str, Any]], look: Looks, ax: Axes) -> None:
     style(ax)
     sparse = [result for result in results if result.get("layers") and prunes(str(result["method"]))] or list(results)
     asked = [result["sparsity"] for result in sparse if result.get("sparsity") is not None]
@@ -86,7 +100,7 @@ def _densities(results: Sequence[Mapping[str, Any]], ax: Axes) -> None:
     for index, method in enumerate(methods):
         own = [result for result in chosen if result["method"] == method]
         shares = np.array([[layer["survivors"] / layer["prunable"] for layer in result["layers"]] for result in own])
-        colour, marker = looks(methods)[method]
+        colour, marker = look[method]
         where = np.arange(len(names)) + (index - (len(methods) - 1) / 2) * 0.06
         ax.plot(where, shares.mean(0), marker=marker, color=colour, label=method, linewidth=1.2)
     ax.set_xticks(range(len(names)), names, rotation=0 if len(names) < 8 else 90)
@@ -125,9 +139,10 @@ def _early_words(runs: pd.DataFrame, pairs: Sequence[tuple[str, float, float]]) 
     )
 
 
-def _scatter(pairs: Sequence[tuple[str, float, float]], metric: str, ax: Axes) -> None:
+def _scatter(pairs: Sequence[tuple[str, float, float]], metric: str, look: Looks, ax: Axes) -> None:
     style(ax)
-    for method, (colour, marker) in looks(dict.fromkeys(name for name, _, _ in pairs)).items():
+    for method in dict.fromkeys(name for name, _, _ in pairs):
+        colour, marker = look[method]
         own = np.array([pair[1:] for pair in pairs if pair[0] == method])
         ax.scatter(own[:, 0], own[:, 1], s=26, marker=marker, color=colour, alpha=0.75, label=method)
     if metric == "accuracy":

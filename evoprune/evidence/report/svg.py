@@ -61,8 +61,6 @@ def _svg(draw: Callable[[Axes], object], size: tuple[float, float], label: str) 
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg.replace(' height="', ' data-height="', 1), count=1)
     svg = _compact(svg, "f" + hashlib.blake2b(f"{label} {size[0]:g}".encode(), digest_size=4).hexdigest())
-    for grey, variable in THEMED.items():
-        svg = svg.replace(grey, variable)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
@@ -72,7 +70,14 @@ def _compact(svg: str, own: str) -> str:
     svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{own}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'href="#', f'href="#{own}-', svg).replace("url(#", f"url(#{own}-")
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)  # that of the page
-    return re.sub(r"(\.\d{3})\d+", r"\1", re.sub(r"\s*\n\s*", "\n", svg))  # thousandths of a point
+    return re.sub(r"<[^>]*>", lambda tag: _drawn(tag[0]), re.sub(r"\s*\n\s*", "\n", svg))
+
+
+def _drawn(tag: str) -> str:
+    """What is drawn, in thousandths of a point and the page's colours; the words between tags stay as they are."""
+    for colour, variable in THEMED.items():
+        tag = tag.replace(colour, variable)
+    return re.sub(r"(\.\d{3})\d+", r"\1", tag)
 
 
 def _make_narrow(ax: Axes) -> None:
