@@ -68,14 +68,14 @@ class Study:
             self.problems = {(place.model, place.data): held}  # one at a time
         return held.with_seed(seed)
 
-    def _price(self, cells: Sequence[Cell]) -> Iterable[tuple[Cell, float | None]]:
+    def _price(self, cells: Sequence[Cell]) -> Iterable[tuple[Cell, float | InputError]]:
         assert self.place is not None
         for cell in cells:
             try:
                 ticket = ep.methods[cell.method](self.problem(self.place), device=self.device, **cell.arguments)
                 yield cell, ticket.ledger.dense_equivalent_epochs
-            except InputError:
-                yield cell, None
+            except InputError as refused:
+                yield cell, refused
 
     def epochs(self, place: Place, method: str) -> int:
         """At which the method costs the target. Raises `DoesNotFit` where there are none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -13,12 +14,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import evoprune as ep
 from evoprune import cli
 from evoprune.compare import Comparison, compare, workers
-from evoprune.compare.cells import cells_of
+from evoprune.compare.cells import cells_of, check_seeds
 from evoprune.compare.folder import run_folder
 from evoprune.compare.work import open_tests, train
 from evoprune.errors import DamagedFile, EvopruneError, InputError, TrainingFailed
@@ -152,6 +154,30 @@ def test_a_refused_run_refuses_the_comparison_and_leaves_nothing(
     with pytest.raises(InputError, match="k=0"):
         compare(["kstarts", "combined"], problem, out=tmp_path / "a" / "out", **{**ASKED, "k": 0, "workers": workers})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"methods": "random"}, "methods='random' is not usable: give names in a list"),
+        ({"methods": "random", "equal_cost": "dearest"}, "methods='random' is not usable"),
+        ({"sparsities": 0.9}, "sparsities=0.9 is not usable: give numbers in a list"),
+        ({"seeds": 2.0}, "seeds=2.0 is not usable: give how many, at least 1, or which in a list"),
+        ({"seeds": None}, "seeds=None is not usable"),
+        ({"problem": "digits"}, "problem='digits' is not usable: give a Problem"),
+        ({"problem": ["digits"]}, "problem='digits' is not usable: give a Problem"),
+    ],
+    ids=str,
+)
+def test_one_where_several_are_meant_is_refused_in_one_line(wrong: dict[str, Any], says: str, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"methods": ["random"], "problem": ep.Problem("mlp:4", "digits"), "out": tmp_path / "out", **wrong}
+    with pytest.raises(InputError, match=re.escape(says)):
+        compare(asked.pop("methods"), asked.pop("problem"), **asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numpy_says_how_many_seeds() -> None:
+    assert check_seeds(np.int64(3)) == [0, 1, 2] == check_seeds(np.arange(3))
 
 
 def test_a_run_that_is_refused_late_is_named_and_costs_no_finished_run(problem: ep.Problem, tmp_path: Path) -> None:

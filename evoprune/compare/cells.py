@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from evoprune.methods.registry import METHODS, Method
 from evoprune.problems.problem import Problem
 from evoprune.runs import Arguments, default_sparsity
 from evoprune.training.options import Training
+from evoprune.values import is_whole
 
 __all__ = ["EPOCHS", "Cell", "Problems", "cells_of", "check_seeds", "common_options", "named_problems", "own_options"]
 
@@ -60,7 +61,11 @@ class Cell:
 
 def named_problems(problems: Problem | Sequence[Problem]) -> Problems:
     """Each problem by a name of its own, in the order given. Raises `InputError` for none, or the same one twice."""
-    given = [problems] if isinstance(problems, Problem) else list(problems)
+    given = (
+        [problems] if isinstance(problems, Problem) else list(_several("problem", problems, "a Problem, or several in a list"))
+    )
+    if strange := [one for one in given if not isinstance(one, Problem)]:
+        raise InputError(f"problem={strange[0]!r} is not usable: give a Problem, or several in a list")
     if len(given) == 1:
         return {"": given[0]}
     named = {f"{problem.model_name}-on-{problem.data_name}".replace("/", "_"): problem for problem in given}
@@ -77,10 +82,10 @@ def cells_of(
     names: Sequence[str], problems: Problems, sparsities: Sequence[float], seeds: Sequence[int], options: Mapping[str, Any]
 ) -> list[Cell]:
     """Every run, seed by seed, so that whatever is finished can be compared. Raises `InputError` for what cannot be run."""
-    methods = [METHODS[name] for name in names]
+    methods = [METHODS[name] for name in _several("methods", names, "names in a list")]
     if not methods or len(set(names)) != len(methods):
         raise InputError(f"methods {', '.join(names) or '(none)'} cannot be compared: name at least one, and each once")
-    asked_for = [float(check_sparsity(value)) for value in sparsities]
+    asked_for = [float(check_sparsity(value)) for value in _several("sparsities", sparsities, "numbers in a list")]
     if not asked_for or len(set(asked_for)) != len(asked_for):
         raise InputError(f"sparsities {list(sparsities)} are not usable: give at least one, and each once")
     _check_known(methods, options)
@@ -95,6 +100,13 @@ def cells_of(
                     Arguments.of(method, problem, cell.arguments)  # refuses before any work
                 cells += found
     return cells
+
+
+def _several(name: str, given: Any, give: str) -> Iterable[Any]:
+    """`given` where it is several; a text is one. Raises `InputError`."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InputError(f"{name}={given!r} is not usable: give {give}")
+    return given
 
 
 def _check_known(methods: Sequence[Method], options: Mapping[str, Any]) -> None:
@@ -117,9 +129,9 @@ def own_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_seeds(seeds: int | Sequence[int]) -> list[int]:
     """Which seeds. Raises `InputError`."""
-    if isinstance(seeds, int) and (isinstance(seeds, bool) or seeds < 1):
-        raise InputError(f"seeds={seeds!r} is not usable: give how many, at least 1")
-    chosen = [streams.check_seed(seed) for seed in (range(seeds) if isinstance(seeds, int) else seeds)]
+    if not is_whole(seeds, 1) and not isinstance(seeds, Iterable):
+        raise InputError(f"seeds={seeds!r} is not usable: give how many, at least 1, or which in a list")
+    chosen = [streams.check_seed(seed) for seed in (seeds if isinstance(seeds, Iterable) else range(seeds))]
     if not chosen or len(set(chosen)) != len(chosen):
         raise InputError(f"seeds {chosen} are not usable: give at least one, and each once")
     return chosen

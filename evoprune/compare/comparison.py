@@ -59,8 +59,9 @@ def compare(
     `TrainingFailed` when no run came to an end. A run that fails otherwise is reported in `failures`, and the others are kept.
     """
     options.setdefault("epochs", EPOCHS)
-    problems, target = named_problems(problem), check_target(equal_cost, methods)
+    problems = named_problems(problem)
     cells = cells_of(methods, problems, sparsities, check_seeds(seeds), options)
+    target = check_target(equal_cost, methods)
     most = check_workers(workers, threads, len(cells))
     if workers is None and most > 1 and any(tied_to_session(one) for one in problems.values()):
         log.warning("1 worker in place of %d: the problem refers to what a notebook or a prompt defines", most)

@@ -21,7 +21,8 @@ __all__ = ["DEAREST", "Costs", "aim", "check_target", "epochs_at", "equalised"]
 DEAREST = "dearest"
 """The target where none is named: what the dearest method costs at each sparsity."""
 
-Price = Callable[[Sequence[Cell]], Iterable[tuple[Cell, float | None]]]
+Price = Callable[[Sequence[Cell]], Iterable[tuple[Cell, float | InputError]]]
+"""What each cell costs, or why its method refuses."""
 
 
 class Costs:
@@ -31,6 +32,7 @@ class Costs:
     def __init__(self, folder: Path, price: Price) -> None:
         self.path, self.price = folder / COSTS, price
         self.known: dict[str, dict[str, float | None]] = {}
+        self.refused: dict[tuple[str, int], InputError] = {}
         self._take()
 
     def _take(self) -> None:
@@ -43,7 +45,10 @@ class Costs:
         """Train the cells whose cost is not known yet, and write it down as they finish."""
         self._take()
         missing = [cell for cell in cells if str(cell.options["epochs"]) not in self.known.get(cell.kind, {})]
-        for cell, cost in self.price(missing):
+        for cell, found in self.price(missing):
+            if isinstance(found, InputError):
+                self.refused[cell.kind, cell.options["epochs"]] = found
+            cost = None if isinstance(found, InputError) else found
             self.known.setdefault(cell.kind, {})[str(cell.options["epochs"])] = cost
             self._take()
             write_json(self.path, self.known)
@@ -53,10 +58,14 @@ class Costs:
         return self.known[cell.kind][str(cell.options["epochs"])]
 
     def price_of(self, cell: Cell) -> float:
-        """The same; raises `InputError` where the method refuses so few."""
-        cost = self.of(cell)
+        """The same. Raises `InputError` where the method refuses to be run so, in its words; where an earlier process asked, the
+        file does not say why."""
+        cost, epochs = self.of(cell), cell.options["epochs"]
         if cost is None:
-            raise InputError(f"{cell.method} refuses {cell.options['epochs']} epochs: give more")
+            told = self.refused.get((cell.kind, epochs))
+            raise InputError(
+                f"{cell.method} refuses {epochs} epochs{': give more, or delete ' + COSTS if told is None else f' ({told})'}"
+            )
         return cost
 
 

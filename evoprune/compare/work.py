@@ -79,15 +79,15 @@ def open_tests(executor: Executor | None, folder: Path, problems: Problems, thre
 
 def price(
     executor: Executor | None, problems: Problems, cells: Sequence[Cell], threads: int
-) -> Iterator[tuple[Cell, float | None]]:
-    """Each cell with what it costs in epochs of the dense network, found by training it; None when its arguments are refused.
+) -> Iterator[tuple[Cell, float | InputError]]:
+    """Each cell with what it costs in epochs of the dense network, found by training it, or why its arguments are refused.
 
     Raises whatever else goes wrong.
     """
     for cell, found in each(executor, _price_cell, cells, Path(), problems, threads):
         if isinstance(found, Exception) and not isinstance(found, InputError):
             raise found
-        yield cell, None if isinstance(found, Exception) else float(found)
+        yield cell, found if isinstance(found, InputError) else float(found)
 
 
 def each(

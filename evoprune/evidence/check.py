@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from evoprune.errors import InputError, TrainingFailed
 from evoprune.evidence.checked import TICKET, Check
 from evoprune.evidence.controls import CONTROLS, Control, original, reference_counts
 from evoprune.evidence.search_controls import SEARCH_CONTROLS, search_controls_of
+from evoprune.formats import as_json
 from evoprune.problems.problem import Problem
 from evoprune.training.options import Training
 from evoprune.training.population import Population
@@ -60,17 +61,18 @@ def check(
 
     Raises `InputError` for a ticket that keeps every weight.
     """
-    for name, value in (("seeds", seeds), ("draws", draws), *((("epochs", epochs),) if epochs is not None else ())):
-        whole(name, value, 1)
+    seeds, draws = whole("seeds", seeds, 1), whole("draws", draws, 1)
+    epochs = None if epochs is None else whole("epochs", epochs, 1)
     if difference is not None and not (is_number(difference) and difference > 0):
         raise InputError(f"difference={difference!r} is not usable: give the smallest gain that matters, such as 0.002")
-    streams.check_seed(seed)
+    difference, seed = None if difference is None else float(difference), streams.check_seed(seed)
     ticket = _ticket(source, problem)
+    _check_starts(training, ticket.provenance.get("training", {}))
     counts_chosen = reference_counts(ticket) != ticket.mask.counts  # refuses a ticket without a choice, before any work
     chosen = _chosen(controls, search_controls_of(ticket) if search else ())
     horizon = epochs or _epochs(ticket)
     options = {**ticket.provenance.get("training", {}), **training}
-    used = Training.of(**options).as_dict()  # refuses before any work
+    used = as_json(Training.of(**options).as_dict())  # refuses before any work
     rows: list[dict[str, Any]] = []
     for number in range(seeds):
         log.info("check: seed %d of %d, %d epochs", number + 1, seeds, horizon)
@@ -90,6 +92,15 @@ def check(
     own |= {} if controls is None else {"controls": list(controls)}
     own |= {name: value for name, value, default in (("draws", draws, DRAWS), ("seed", seed, 0)) if value != default}
     return Check.of(pd.DataFrame(rows), about, counts_chosen=counts_chosen, difference=difference, epochs=horizon, options=own)
+
+
+def _check_starts(asked: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise `InputError` for options that would have no part: everything starts from the ticket's own weights."""
+    for name in ("init", "rescale", "own_weights"):
+        if name in asked and asked[name] != own.get(name, getattr(Training, name)):
+            raise InputError(
+                f"{name}={asked[name]!r} has no part in a check, which starts from the ticket's weights: leave it out"
+            )
 
 
 # ---- what is trained ----------------------------------------------------------------------------------------------

@@ -179,8 +179,14 @@ def _training(ticket: Ticket) -> Training:
 
 def _start(ticket: Ticket) -> Weights:
     """What the ticket started from: its own kept values, the problem's for the rest; fresh copies."""
-    problem = ticket._problem("a control")
-    return _overlaid(ticket, _prepared(ticket, problem, ticket.mask, problem.initial_weights()))
+    return _overlaid(ticket, _beginning(ticket, ticket._problem("a control"), ticket.mask))
+
+
+def _beginning(ticket: Ticket, problem: Problem, mask: Mask) -> Weights:
+    """What any mask would start from in the ticket's place: the problem's weights made ready for it, or the rewinding point."""
+    if ticket.start is None:
+        return _prepared(ticket, problem, mask, problem.initial_weights())
+    return {name: value.detach().clone() for name, value in ticket.start.items()}
 
 
 def _overlaid(ticket: Ticket, start: Weights) -> Weights:
@@ -211,7 +217,7 @@ def _prepared(ticket: Ticket, problem: Problem, mask: Mask, weights: Weights) ->
 def rewired(ticket: Ticket, mask: Mask, name: str) -> Ticket:
     """Another mask on the same initial weights; those that are made for a mask are made for this one."""
     problem, training = ticket._problem(f"the control {name!r}"), _training(ticket)
-    start = _prepared(ticket, problem, mask, problem.initial_weights())
+    start = _beginning(ticket, problem, mask)
     if training.init == "problem" and not training.rescale:
         start = _overlaid(ticket, start)
     return _control(ticket, mask, start, name)
@@ -222,4 +228,4 @@ def _control(ticket: Ticket, mask: Mask, start: Mapping[str, Tensor], name: str)
     weights = {key: value * kept[key] if key in kept else value for key, value in start.items()}
     trained = {key: weights[key].clone() for key in weights if key in ticket.initial}
     provenance = {**ticket.provenance, "control": name}
-    return Ticket(mask, weights, trained, provenance=provenance, problem=ticket.problem)
+    return Ticket(mask, weights, trained, provenance=provenance, problem=ticket.problem, start=ticket.start)

@@ -45,10 +45,9 @@ def random_selection(ticket: Ticket, seed: int) -> Ticket:
 
 def _by_lot(ticket: Ticket) -> dict[str, Any]:
     """Options that put a lot in the place of everything that training tells the method's selection."""
-    changes: dict[str, Any] = {"criterion": "random"}
-    objectives = ticket.provenance.get("options", {}).get("objectives")
-    if objectives:
-        changes["objectives"] = list(dict.fromkeys("random" if name in CRITERIA else name for name in objectives))
+    objectives = ticket.provenance.get("options", {}).get("objectives") or ()
+    lots = list(dict.fromkeys("random" if name in CRITERIA else name for name in objectives))
+    changes: dict[str, Any] = {"objectives": lots} if lots else {"criterion": "random"}
     if "finalists" in _method(ticket).options:
         changes["finalists"] = 1  # of several the loss would choose one
     return changes
@@ -63,9 +62,9 @@ def best_of_k(ticket: Ticket, seed: int) -> Ticket:
     problem, (k, epochs) = ticket._problem("best_of_k"), rivals_at_equal_cost(ticket)
     counts = reference_counts(ticket)
     masks = [random_of_counts(problem.space, counts, seeds.generator(seed, "best_of_k", number)) for number in range(k)]
-    generation = Population(
-        problem, masks, horizon=_epochs(ticket), seed=seeds.derive(seed, "best_of_k"), **ticket.provenance.get("training", {})
-    )
+    weights = None if ticket.start is None else [ticket.start] * k
+    own, training = seeds.derive(seed, "best_of_k"), ticket.provenance.get("training", {})
+    generation = Population(problem, masks, horizon=_epochs(ticket), seed=own, weights=weights, **training)
     losses = generation.train(epochs).trace.last("val_loss")
     return rewired(ticket, masks[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))], "best_of_k")
 

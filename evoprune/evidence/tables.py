@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from evoprune.errors import InputError
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
 from evoprune.evidence.verdict import smallest_of_interest, table
-from evoprune.methods.registry import METHODS
+from evoprune.methods.registry import ASIDE, METHODS
 from evoprune.training.ledger import Ledger
+from evoprune.training.options import Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 __all__ = [
     "cost_words",
     "duels",
+    "no_samples",
     "pivot",
     "plus_minus",
     "prunes",
     "reference_of",
-    "repeats",
     "score_column",
     "smallest_difference",
     "summarise",
@@ -41,21 +42,23 @@ OUTCOMES = {
     *({entry.name for entry in fields(Ledger)} - {"device", "engine"}),
 }
 """Columns that tell what came out of a run, not what it was asked."""
+WHERE = {"device", "engine", "compile", "cuda_graphs", *ASIDE}
+"""Options of where and how a run is computed, which are no other experiment."""
 
 
 def summarise(runs: pd.DataFrame, *, baseline: str | None = None, level: float = 0.95) -> pd.DataFrame:
     """One row a method and asked sparsity, in the order of the runs.
 
-    runs: as of `load_runs` or a comparison's results, of one model and data set, each method, sparsity and seed once: runs of
-    other options are no further samples, and would be paired with each other. baseline: what the others are compared with;
-    None takes `random` where there is one, else nothing. Methods that prune nothing are repeated at every sparsity; where the
-    sparsity is an outcome of the method, it is NaN and the row stands last.
+    runs: as of `load_runs` or a comparison's results, of one model and data set, each method, sparsity and seed once, and each
+    method with the same options at a sparsity: runs of others are no further samples. baseline: what the others are compared
+    with; None takes `random` where there is one, else nothing. Methods that prune nothing are repeated at every sparsity; where
+    the sparsity is an outcome of the method, it is NaN and the row stands last.
 
     Columns: sparsity (asked), method, sparsity_obtained and survivors (means), runs, metric; test_* and val_*: mean of the
-    score and its t interval; difference*: the mean of (method - baseline) over common seeds on `score_column`, its paired t
-    interval and p-value; difference_p_holm: corrected for all comparisons of the table; words: what may be said of it;
-    dense_equivalent_epochs: mean cost of a run, losers included. Missing entries are NaN. Raises `InputError` for runs of several
-    kinds, and for repeated ones.
+    score and its t interval, of the test split where it is open for every run of the row; difference*: the mean of
+    (method - baseline) over common seeds on `score_column`, its paired t interval and p-value; difference_p_holm: corrected for
+    all comparisons of the table; words: what may be said of it; dense_equivalent_epochs: mean cost of a run, losers included.
+    Missing entries are NaN. Raises `InputError` for runs of several kinds, and for repeated ones.
     """
     import pandas as pd
 
@@ -208,7 +211,7 @@ def _check(runs: pd.DataFrame) -> None:
             raise InputError(
                 f"the runs are of several kinds ({name}: {', '.join(map(str, runs[name].unique()))}): choose one first"
             )
-    if (again := repeats(runs)).any():
+    if (again := no_samples(runs)).any():
         row = runs[again.to_numpy()].iloc[0]
         apart = told_apart(runs)
         what = f"differ in {apart}" if apart else "are the same"
@@ -217,19 +220,49 @@ def _check(runs: pd.DataFrame) -> None:
         )
 
 
-def repeats(runs: pd.DataFrame) -> pd.Series[bool]:
-    """Which runs have the method, the asked sparsity and the seed of one before them."""
-    return _asked(runs).duplicated()
+def no_samples(runs: pd.DataFrame) -> pd.Series[bool]:
+    """Which runs are no further samples: of the method, the asked sparsity and the seed of one before them, or of other options
+    than the first of their method and sparsity."""
+    own = _options(runs)
+    other = (own != own.groupby(_kinds(runs)).transform("first")).any(axis=1)
+    return _asked(runs).duplicated() | other.to_numpy()
 
 
 def told_apart(runs: pd.DataFrame, most: int = 4) -> str:
-    """In which options runs of the same method, sparsity and seed differ, as in "epochs: 2, 5; lr: 0.1, 0.2"; at most `most`."""
-    asked = _asked(runs).reset_index(drop=True)
-    own = runs[[name for name in runs if name not in OUTCOMES]].reset_index(drop=True).astype(str)[asked.duplicated(keep=False)]
-    differs = own.groupby(asked.groupby(list(asked), dropna=False).ngroup()).transform("nunique") > 1
+    """In which options runs of the same method and sparsity differ, as in "epochs: 2, 5; lr: 0.1, 0.2"; at most `most`.
+
+    Where they differ in none, what else keeps those of one seed apart.
+    """
+    options, asked = _options(runs), _asked(runs).reset_index(drop=True)
+    rest = _told(runs[[name for name in runs if name not in OUTCOMES]])[asked.duplicated(keep=False)]
+    seeds = asked.groupby(list(asked), dropna=False).ngroup()
+    return _values(options, _kinds(runs), most) or _values(rest, seeds, most)
+
+
+def _values(own: pd.DataFrame, groups: pd.Series[int], most: int) -> str:
+    """Name and values of the columns that differ within a group."""
+    differs = own.groupby(groups).transform("nunique") > 1
     values = {name: own[name][differs[name]].unique() for name in own}
     found = [f"{name}: {', '.join(several[:most])}" for name, several in values.items() if len(several)]
     return "; ".join(found[:most])
+
+
+def _options(runs: pd.DataFrame) -> pd.DataFrame:
+    """What the runs were asked for beside sparsity and seed, as text."""
+    known = {"epochs", *Training.__dataclass_fields__}.union(*(entry.options for entry in METHODS.values()))
+    known -= {"sparsity", "seed", *WHERE}
+    return _told(runs[[name for name in runs if name in known]])
+
+
+def _told(columns: pd.DataFrame) -> pd.DataFrame:
+    """Every entry as text; pandas keeps a missing one missing, which is equal to nothing."""
+    return columns.reset_index(drop=True).map(lambda value: "not set" if value is None or value != value else str(value))
+
+
+def _kinds(runs: pd.DataFrame) -> pd.Series[int]:
+    """A number for each method and asked sparsity."""
+    asked = _asked(runs)[["method", "sparsity"]].reset_index(drop=True)
+    return asked.groupby(list(asked), dropna=False).ngroup()
 
 
 def _asked(runs: pd.DataFrame) -> pd.DataFrame:
@@ -264,7 +297,10 @@ def _difference(cell: pd.DataFrame, baseline: pd.DataFrame | None, score: str, l
 
 
 def _row(method: str, sparsity: float, cell: pd.DataFrame, difference: Interval, level: float) -> dict[str, Any]:
-    test, val = (mean_interval(cell[name].astype(float), level) for name in ("test_score", "val_score"))
+    scores = cell[["test_score", "val_score"]].astype(float)
+    if scores["test_score"].notna().sum() < scores["val_score"].notna().sum():
+        scores["test_score"] = math.nan  # of some of the runs it would be another sample than that of the others
+    test, val = (mean_interval(scores[name], level) for name in scores)
     return {
         "sparsity": sparsity,
         "method": method,

@@ -43,7 +43,10 @@ def imp(
     """
     starts_dense("imp", training, "rescale")
     generation = Population(problem, [Mask.full(problem.space)], horizon=epochs, seed=seed, **training)
-    return prune_and_rewind(generation, sparsity, rate=rate, rewind=rewind, scope=scope, allocation=allocation).ticket()
+    last, start = prune_and_rewind(generation, sparsity, rate=rate, rewind=rewind, scope=scope, allocation=allocation)
+    ticket = last.ticket()
+    ticket.start = {name: value.cpu() for name, value in start[0].items()} if rewind else None
+    return ticket
 
 
 def prune_and_rewind(
@@ -54,9 +57,10 @@ def prune_and_rewind(
     rewind: int = 0,
     scope: str = "global",
     allocation: Allocation = "erk",
-) -> Population:
-    """Train every (dense) network of `generation`, prune and rewind, in rounds of its horizon; returns the last round's.
+) -> tuple[Population, list[dict[str, Tensor]]]:
+    """Train every (dense) network of `generation`, prune and rewind, in rounds of its horizon.
 
+    Returns the last round's population, and what each network was set back to.
     Its ledger has all rounds in it. Each round is a new population, so that `engine="auto"` follows the sparsity.
     """
     check_share(rate=rate)
@@ -66,7 +70,7 @@ def prune_and_rewind(
     generation.train(generation.horizon - rewind)
     for budget in rounds(generation.problem.prunable, sum(final), rate):
         generation = next_round(generation, budget, start, rewind, final if layerwise else None)
-    return generation
+    return generation, start
 
 
 def train_to_rewinding_point(generation: Population, rewind: int) -> list[dict[str, Tensor]]:

@@ -35,7 +35,8 @@ class Ticket:
     history_rows: one mapping an epoch. ledger: what it cost, losers included. provenance: where it came from, JSON-able.
     problem: what it was trained on; None for a loaded ticket, until it is needed. trace_rows: as history_rows, of every
     individual of the population that it comes from. earlier_s: seconds that processes before this one trained what a journal
-    answered. These two are not saved with the ticket.
+    answered. These two are not saved with the ticket. start: where the dense network stood, pruned weights included, when the
+    ticket is a part of one that trained before (late rewinding); None where that is the problem's initial weights.
     """
 
     mask: Mask
@@ -47,6 +48,7 @@ class Ticket:
     problem: Problem | None = None
     trace_rows: list[dict[str, Any]] = field(default_factory=list)
     earlier_s: float = 0.0
+    start: dict[str, Tensor] | None = None
 
     @property
     def history(self) -> pd.DataFrame:

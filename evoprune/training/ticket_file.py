@@ -29,6 +29,7 @@ def save(ticket: Ticket, path: Path) -> Path:
     tensors: Arrays = encode(ticket.mask)
     for kind, group in (("weights", ticket.weights), ("initial", ticket.initial)):
         tensors |= {f"{kind}/{name}": _kept(ticket.mask, name, value) for name, value in group.items()}
+    tensors |= {f"start/{name}": value.detach().cpu().numpy() for name, value in (ticket.start or {}).items()}
     header = {
         "format": FORMAT,
         "version": VERSION,
@@ -59,11 +60,16 @@ def load(path: Path, problem: Problem | None) -> Ticket:
             }
             for kind in ("weights/", "initial/")
         )
+        start = {
+            name.removeprefix("start/"): torch.from_numpy(np.array(value))
+            for name, value in tensors.items()
+            if name.startswith("start/")
+        }
         ledger, provenance = Ledger(**header["ledger"]), dict(header["provenance"])
         history = [dict(row) for row in header["history"]]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DamagedFile(f"{path} is damaged ({error}): the ticket is lost, make it again") from None
-    return Ticket(mask, weights, initial, history, ledger, provenance, problem)
+    return Ticket(mask, weights, initial, history, ledger, provenance, problem, start=start or None)
 
 
 def _kept(mask: Mask, name: str, value: Tensor) -> Any:

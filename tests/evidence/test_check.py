@@ -215,11 +215,24 @@ def test_a_folder_is_checked_and_gets_its_files(tmp_path: Path) -> None:
         ({"controls": "invert"}, "give names in a list"),
         ({"seed": -1}, "seed -1"),
         ({"lrr": 0.1}, "training option"),
+        ({"init": "eoi"}, "init='eoi' has no part in a check"),
+        ({"rescale": True}, "rescale=True has no part"),
+        ({"own_weights": True}, "own_weights=True has no part"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check(nowhere(), **options)
+
+
+def test_numbers_of_numpy_are_kept_as_any_others(tmp_path: Path) -> None:
+    numbers = {"seeds": np.int64(2), "epochs": np.int64(1), "draws": np.int64(1), "seed": np.int64(3), "lr": np.float64(0.2)}
+    found = check(nowhere(), controls=[], difference=np.float32(0.5), init="problem", **numbers)
+    (tmp_path / "plain").mkdir()
+    found.save(tmp_path)
+    plain = {name: value.item() for name, value in numbers.items()}
+    check(nowhere(), controls=[], difference=0.5, **plain).save(tmp_path / "plain")
+    assert (tmp_path / "check.json").read_bytes() == (tmp_path / "plain" / "check.json").read_bytes()
 
 
 def test_wrong_sources_are_refused(tmp_path: Path) -> None:

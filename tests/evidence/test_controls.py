@@ -188,3 +188,18 @@ def test_another_mask_of_dropped_weights_starts_at_their_mean() -> None:
     control, dense = CONTROLS["fresh_random"](ticket, 1), ticket.problem.initial_weights()
     for name, kept in control.mask.dense().items():
         assert torch.equal(control.weights[name], 0.5 * dense[name] * kept)
+
+
+def test_other_masks_of_a_late_rewound_ticket_start_at_the_rewinding_point_too(tmp_path: Path) -> None:
+    """Else the epochs that came before would count for the mask."""
+    problem = mlp("mlp:40-20")
+    ticket = ep.methods["imp"](problem, sparsity=0.7, epochs=3, rate=0.7, rewind=2, engine="loop", batch_size=18)
+    dense = Population(problem, [Mask.full(problem.space)], horizon=3, engine="loop", batch_size=18).train(2)
+    then, [saved] = dense.parameters.row(0), [Ticket.load(ticket.save(tmp_path / "t.safetensors"), problem=problem)]
+    for source in (ticket, saved):
+        for name in ("fresh_counts", "fresh_random", "shuffle_all", "invert"):
+            control = CONTROLS[name](source, 3)
+            for layer, kept in control.mask.dense().items():
+                assert torch.equal(control.initial[layer], then[layer] * kept), (name, layer)
+        assert all(torch.equal(original(source).initial[name], ticket.initial[name]) for name in ticket.initial)
+    assert ep.methods["imp"](problem, sparsity=0.7, epochs=1, rate=0.7, engine="loop", batch_size=18).start is None

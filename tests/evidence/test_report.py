@@ -322,6 +322,16 @@ def test_runs_of_other_options_are_left_out_and_named(folder: Path) -> None:
     assert rows.findall(report(folder).read_text()) == rows.findall(alone), "the tables are those without them"
 
 
+def test_a_seed_of_other_options_is_left_out_and_named(folder: Path) -> None:
+    path = folder / "runs" / "kstarts-0.8-seed2" / "result.json"
+    told = json.loads(path.read_text())
+    told["arguments"]["options"]["lr"] = 0.3
+    path.write_text(json.dumps(told))
+    page = read(report(folder))
+    assert "1 of 15 runs are left out" in page
+    assert "differ from them in lr: not set, 0.3" in page
+
+
 def test_a_single_run_gives_a_page(folder: Path) -> None:
     words = read(report(folder / "runs" / "kstarts-0.8-seed0"))
     assert "How well does kstarts do" in words

@@ -75,6 +75,14 @@ def test_validation_speaks_while_the_test_split_is_locked() -> None:
     assert table.query("method == 'kstarts'")["difference"].to_numpy() == pytest.approx(0.05)
 
 
+def test_a_test_score_of_some_runs_speaks_for_none() -> None:
+    runs = runs_frame({"random": 0.9, "snip": 0.8}, (0.9,))
+    some = runs.assign(test_score=runs["test_score"].where(runs["seed"] == 0))
+    summary = summarise(some)
+    assert summary["test_mean"].isna().all()
+    assert pivot(summary)["random"].tolist() == pivot(summarise(runs.assign(test_score=None)))["random"].tolist()
+
+
 def test_an_open_sparsity_stands_last() -> None:
     runs = pd.concat([runs_frame({"dissipating": 0.9}, (math.nan,)), runs_frame({"random": 0.9, "dense": 1.0})])
     table = summarise(runs)
@@ -120,6 +128,18 @@ def test_runs_of_other_options_are_no_further_samples() -> None:
     assert len(summarise(runs[runs["epochs"] == 3])) == 4
     with pytest.raises(InputError, match="are the same"):
         summarise(pd.concat([runs_frame(methods)] * 2))
+
+
+def test_seeds_of_other_options_are_no_further_samples_either() -> None:
+    runs = runs_frame({"random": 0.9, "magnitude": 0.95}).assign(lr=0.1, device="cpu")
+    later = (runs["seed"] == 2) & (runs["method"] == "random")
+    assert summarise(runs.assign(device=["cuda" if one else "cpu" for one in later]))["runs"].tolist() == [3] * 4, (
+        "no other options"
+    )
+    with pytest.raises(InputError, match=r"runs of random with seed 2 differ in lr: 0\.1, 0\.3: choose"):
+        summarise(runs.assign(lr=runs["lr"].where(~later, 0.3)))
+    ranges = runs.assign(lr=runs["lr"].where(runs["sparsity"] == 0.9, 0.3))
+    assert summarise(ranges)["runs"].tolist() == [3] * 4, "a sparsity may have a rate of its own"
 
 
 def test_only_the_values_that_tell_repeated_runs_apart_are_named() -> None:

@@ -352,6 +352,7 @@ def test_imp_rewinds_the_survivors_of_the_trained_network(rewind: int, tiny: ep.
     assert size[kept].min() >= size[~kept].max()  # one round is enough for 40%
     for name, own in zip(tiny.space.names, ticket.mask.survivors, strict=True):
         assert (ticket.initial[name].numpy().ravel()[own] == then[name][own]).all()
+        assert ticket.start is None if not rewind else (ticket.start[name].numpy().ravel() == then[name]).all()
     assert ticket.history["epoch"].tolist() == [1, 2, 3, 4], "the path of the returned network begins before the rewind"
     assert ticket.history["survivors"].tolist() == [tiny.prunable] * rewind + [ticket.mask.count] * (4 - rewind)
     per_epoch = 9 * dense.batches.per_epoch
@@ -359,7 +360,7 @@ def test_imp_rewinds_the_survivors_of_the_trained_network(rewind: int, tiny: ep.
 
 
 def test_imp_keeps_to_its_options(tiny: ep.Problem) -> None:
-    generation = prune_and_rewind(population(tiny, 2, sparsity=0.0, weight_decay=0.1, lr=0.01), 0.8, rate=0.9)
+    generation, _ = prune_and_rewind(population(tiny, 2, sparsity=0.0, weight_decay=0.1, lr=0.01), 0.8, rate=0.9)
     assert generation.training.weight_decay == 0.1
     assert [mask.count for mask in generation.masks] == [tiny.space.budget(0.8)] * 2
 

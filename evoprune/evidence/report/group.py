@@ -14,10 +14,10 @@ from evoprune.evidence.tables import (
     BASELINE,
     cost_words,
     duels,
+    no_samples,
     plus_minus,
     prunes,
     reference_of,
-    repeats,
     score_column,
     summarise,
     told_apart,
@@ -67,13 +67,13 @@ def group_of(name: str, runs: pd.DataFrame, material: Material, missing: list[st
 
 
 def _once(name: str, runs: pd.DataFrame, missing: list[str]) -> pd.DataFrame:
-    """The first run of each method, sparsity and seed: those of other options are no further samples."""
-    again = repeats(runs)
+    """The first run of each method, sparsity and seed, of the options of the first: others are no further samples."""
+    again = no_samples(runs)
     if again.any():
         apart = told_apart(runs)
         what = f"differ from them in {apart}" if apart else "differ from them in nothing that the table holds"
         missing.append(
-            f"{name}: {int(again.sum())} of {len(runs)} runs are left out: others of the same method, sparsity and seed come "
+            f"{name}: {int(again.sum())} of {len(runs)} runs are left out: others of the same method and sparsity come "
             f"first and {what}; make a page of each folder alone."
         )
     return runs[~again]
