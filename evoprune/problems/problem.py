@@ -30,7 +30,8 @@ class Problem:
     """What is trained: a model with its initial weights, data in three splits, and a loss.
 
     model: a registered name (He-normal weights, zero biases), a `torch.nn.Module` (copied, never changed; it keeps the
-        weights it has, whatever the seed), or a callable that builds one (called with the global generators seeded).
+        weights it has, whatever the seed), or a callable that builds one (called with the global generators seeded, and
+        float32 as torch's default type).
     data: a registered name, the path of an `.npz`, a dict of arrays or tensors `x_train, y_train, x_test, y_test[,
         x_validation, y_validation]` (labels left out for reconstruction), or `torch.utils.data.Dataset`s.
     seed: of the initial weights; the validation split does not depend on it.
