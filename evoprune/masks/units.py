@@ -68,6 +68,11 @@ class Units(Walker):
         self.labels[n.name] = tensors_in(value)
         return value
 
+    def overwrite(self, x: Tensor, result: Tensor) -> Tensor:
+        for name, labels in self.labels.items():  # which are those of before
+            self.labels[name] = [own.clone() if _same_memory(own, x) else own for own in labels]
+        return super().overwrite(x, result)
+
     def layer(self, module: Layer, x: Tensor, shape: torch.Size) -> Tensor:
         axis = x.dim() - 1 if isinstance(module, nn.Linear) else 1
         inputs = _units(self._merge(x.movedim(axis, 0).flatten(1)), unique=False)
@@ -145,6 +150,10 @@ def _checked(input_shape: tuple[int, ...]) -> tuple[int, ...]:
 def _units(labels: Tensor, *, unique: bool = True) -> Indices:
     whole = labels.numpy().astype(np.int64)
     return np.unique(whole) if unique else whole
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def _spread(channels: Tensor, axis: int, shape: torch.Size) -> Tensor:
