@@ -128,8 +128,8 @@ class Walker(fx.Interpreter, ABC):
         """Labels of the outputs (of `shape`) of a Linear or Conv layer."""
 
     @abstractmethod
-    def pointwise(self, operands: list[Tensor]) -> Tensor:
-        """Labels of an elementwise function of `operands`, which are broadcast."""
+    def pointwise(self, operands: list[Tensor], shape: torch.Size) -> Tensor:
+        """Labels of an elementwise function of `operands`, which are broadcast to `shape` with whatever has no labels."""
 
     @abstractmethod
     def channelwise(self, x: Tensor, shape: torch.Size) -> Tensor:
@@ -231,7 +231,8 @@ class Walker(fx.Interpreter, ABC):
     def _computed(self, kind: str, function: Any, args: Any, kwargs: Any) -> Tensor:
         x = args[0] if args else kwargs["input"]
         if kind == "pointwise":
-            return self.pointwise(tensors_in((args, kwargs)))
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            return self.pointwise(tensors_in(tensors), torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
         if kind == "mix":
             return self.mix(x)
         shape = self.shape_of(function, x, args, kwargs)
