@@ -17,6 +17,7 @@ from evoprune.errors import InputError, TestSplitLocked, UnknownName
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.data import load_data
 from evoprune.problems.fit import CLASSIFICATION, RECONSTRUCTION, check_fit, check_training, outputs_of, task_of
+from evoprune.problems.gradients import always_trainable
 from evoprune.problems.losses import LOSSES, Loss, find_loss
 from evoprune.problems.origin import Built, Given, Named, Origin, own_copy, shapes_of
 from evoprune.problems.splits import Split
@@ -26,6 +27,7 @@ __all__ = ["Problem"]
 log = logging.getLogger("evoprune")
 
 
+@always_trainable
 class Problem:
     """What is trained: a model with its initial weights, data in three splits, and a loss.
 

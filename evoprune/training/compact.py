@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from evoprune.errors import UnsupportedLayer
 from evoprune.masks.graph import Conv, Layer, Walker, own_name, pads, trace
 from evoprune.masks.units import CONSTANT, INPUT, LayerCall, Units, spread
+from evoprune.problems.gradients import trainable
 from evoprune.seeds import torch_generator
 from evoprune.training.replay import clash
 
@@ -30,6 +31,7 @@ Flags = npt.NDArray[np.bool_]
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
+@trainable()
 def compact(module: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
     """A copy of `module` with smaller Linear, Conv and batch norm layers and, in evaluation mode, the same outputs.
 

@@ -42,6 +42,7 @@ def test_core_methods_keep_the_contract_on_a_users_module_with_batch_norm(name: 
     contract_test(name, own(Residual), sparsity=0.6)
 
 
+@pytest.mark.parametrize("setting", [lambda: default_dtype(torch.float64), torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -53,12 +54,12 @@ def test_core_methods_keep_the_contract_on_a_users_module_with_batch_norm(name: 
     ]
     + [(name, {}) for name in SCORERS],
 )
-def test_the_default_type_of_the_process_changes_no_result(name: str, options: dict[str, Any]) -> None:
+def test_what_the_process_has_set_changes_no_result(name: str, options: dict[str, Any], setting: Callable[[], Any]) -> None:
     problem = Problem(Residual, table())
     small = {option: value for option, value in SMALL.items() if option in METHODS[name].options}
     asked = {"sparsity": 0.6, "epochs": 2, "batch_size": 20, "engine": "loop", "device": "cpu", **small, **options}
     usual = METHODS[name](problem, **asked)
-    with default_dtype(torch.float64):
+    with setting():
         ticket = METHODS[name](problem, **asked)
     assert ticket.mask == usual.mask
     assert all(torch.equal(ticket.weights[key], value) for key, value in usual.weights.items())
