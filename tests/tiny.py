@@ -131,6 +131,17 @@ def images(name: str, size: int = 28, channels: int = 1, samples: int = 44) -> P
 
 
 @contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Run a block in which torch makes tensors of `dtype` where none is asked for."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
 def global_state(seed: int) -> Iterator[None]:
     """Set every global generator, and check at the end that the block left all of them alone."""
     with torch.random.fork_rng():

@@ -1,18 +1,6 @@
 """A network as torch.fx sees it, and a walker that carries one tensor of labels a value through its operations.
 
-Every operation is one of a few kinds, and a walker answers each kind once:
-
-| kind | what it does to units | examples |
-|---|---|---|
-| layer | makes new units from all units | Linear, Conv |
-| pointwise | keeps units apart, joins those of several operands place by place | relu, dropout, add, mul |
-| channelwise | keeps channels apart, mixes their pixels | pooling, batch norm, interpolate |
-| reduce | takes dimensions together | mean over pixels |
-| mix | scales every unit by a statistic of others | softmax, layer norm |
-| blend | makes each output from all units | transposed convolutions |
-| move | moves values, computes none | flatten, reshape, pad, slice, cat |
-| create | makes constants | zeros, ones |
-| ask | answers about a tensor | size, shape |
+Every operation is one of a few kinds (`masks.kinds`), and a walker answers each kind once.
 """
 
 from __future__ import annotations
@@ -31,60 +19,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from evoprune import seeds
 from evoprune.errors import EvopruneError, UnsupportedLayer
-from evoprune.masks.space import PRUNABLE
+from evoprune.masks.aliases import contested
+from evoprune.masks.kinds import IN_PLACE, KINDS, kind_of, plain_name
 
 __all__ = ["Conv", "InPlaceTracer", "Layer", "Walker", "pads", "tensors_in", "trace"]
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Layer = nn.Linear | Conv
 DTYPE = torch.float64  # of labels: every operation that moves values takes it, and it counts exactly to 2^53
-
-FUNCTIONS = {
-    "pointwise": """abs add alpha_dropout bfloat16 bool celu clamp clip contiguous clone cos detach div double dropout dropout1d
-        dropout2d dropout3d elu eq erf exp expm1 feature_alpha_dropout feature_dropout float floordiv ge gelu gt half hardshrink
-        hardsigmoid hardswish hardtanh le leaky_relu log log1p log_sigmoid lt maximum minimum mish mod mul ne neg pos pow
-        reciprocal relu relu6 rrelu rsqrt selu sigmoid sign silu sin softplus softshrink softsign sqrt square sub tanh tanhshrink
-        threshold to truediv where""",
-    "channelwise": """adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-        adaptive_max_pool3d avg_pool1d avg_pool2d avg_pool3d interpolate lp_pool1d lp_pool2d lp_pool3d max_pool1d max_pool2d
-        max_pool3d""",
-    "reduce": "amax amin logsumexp mean prod std sum var",
-    "mix": """batch_norm group_norm instance_norm layer_norm local_response_norm log_softmax normalize prelu rms_norm softmax
-        softmin""",
-    "move": """cat chunk concat concatenate expand expand_as flatten flip getitem movedim moveaxis narrow pad permute
-        pixel_shuffle pixel_unshuffle repeat repeat_interleave reshape reshape_as roll select split squeeze stack swapaxes
-        swapdims t tile transpose unbind unflatten unsqueeze view view_as""",
-    "create": "full full_like new_full new_ones new_zeros ones ones_like zeros zeros_like",
-    "ask": "dim getattr is_floating_point len ndimension numel size",
-}
-KINDS = {name: kind for kind, names in FUNCTIONS.items() for name in names.split()}
-IN_PLACE = {"iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv"}  # a += b is operator.iadd
-
-_MIXING = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
-_PADS = ("ConstantPad", "ZeroPad", "ReflectionPad", "ReplicationPad", "CircularPad")
-
-
-def kind_of(module: nn.Module) -> str | None:
-    """The kind of a module that is not traced into; None when nothing is known of it."""
-    name, families = type(module).__name__, [base.__module__ for base in type(module).__mro__]
-    if isinstance(module, PRUNABLE):
-        return "layer"
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
-        return "channelwise"
-    if isinstance(module, (*_MIXING, nn.modules.batchnorm._NormBase)) or name == "RMSNorm":
-        return "mix"
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        return "blend"
-    if isinstance(module, (nn.PReLU, nn.RReLU, nn.Identity)):
-        return "mix" if isinstance(module, nn.PReLU) and module.num_parameters > 1 else "pointwise"
-    if isinstance(module, (nn.GLU, nn.MultiheadAttention)):
-        return None
-    if isinstance(module, (nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)) or name.startswith(
-        _PADS
-    ):
-        return "move"
-    kinds = {"activation": "pointwise", "dropout": "pointwise", "pooling": "channelwise", "upsampling": "channelwise"}
-    return next((kind for part, kind in kinds.items() if f"torch.nn.modules.{part}" in families), None)
 
 
 class _Proxy(fx.Proxy):
@@ -157,6 +99,7 @@ class Walker(fx.Interpreter, ABC):
         super().__init__(graph, garbage_collect_values=False)
         self.extra_traceback = False  # messages stay one line
         self.node: fx.Node = next(iter(graph.graph.nodes))
+        self.contested = contested(graph)
 
     def walk(self, inputs: Tensor) -> Any:
         """The labels of the network's outputs. Raises `UnsupportedLayer` when an operation is unknown or fails."""
@@ -185,8 +128,8 @@ class Walker(fx.Interpreter, ABC):
         """Labels of the outputs (of `shape`) of a Linear or Conv layer."""
 
     @abstractmethod
-    def pointwise(self, operands: list[Tensor]) -> Tensor:
-        """Labels of an elementwise function of `operands`, which are broadcast."""
+    def pointwise(self, operands: list[Tensor], shape: torch.Size) -> Tensor:
+        """Labels of an elementwise function of `operands`, which are broadcast to `shape` with whatever has no labels."""
 
     @abstractmethod
     def channelwise(self, x: Tensor, shape: torch.Size) -> Tensor:
@@ -207,6 +150,10 @@ class Walker(fx.Interpreter, ABC):
     def move(self, function: Callable[[], Any]) -> Any:
         """Labels of something that only moves values: `function` moves the labels likewise."""
         return function()
+
+    def overwrite(self, x: Tensor, result: Tensor) -> Tensor:
+        """Labels `x` after an operation in place that gave `result`; what shares their memory shows them too."""
+        return x.copy_(result)
 
     def shape_of(self, function: Callable[..., Any], x: Tensor, args: Any, kwargs: Any) -> torch.Size:
         """The shape that `function` (a module too) gives for labels `x` and its other arguments."""
@@ -244,16 +191,23 @@ class Walker(fx.Interpreter, ABC):
         return self._of_kind(kind, module, args, kwargs)
 
     def _call(self, name: str, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        plain = IN_PLACE.get(name, name.rstrip("_"))
+        plain = plain_name(name)
         kind = KINDS.get(plain)
+        if kwargs.get("out") is not None:
+            raise self._unsupported()
         if not tensors_in((args, kwargs)):
             return self._without_labels(kind, function, args, kwargs)
         if plain == "pad":
             function = _pad
         result = self._of_kind(kind, function, args, kwargs)
-        if (plain != name) and kind == "pointwise" and isinstance(self.node.args[0], fx.Node):
-            self.env[self.node.args[0]] = result  # done in place
-        return result
+        return self._written(args[0], result) if plain != name and kind == "pointwise" and tensors_in(args[:1]) else result
+
+    def _written(self, x: Tensor, result: Tensor) -> Tensor:
+        if self.node in self.contested:
+            raise UnsupportedLayer(
+                f"{self.where()} changes in place what is read later under another name: write it as h = h + g, not h += g"
+            )
+        return self.overwrite(x, result)
 
     def _without_labels(self, kind: str | None, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         value = function(*args, **kwargs)
@@ -263,7 +217,8 @@ class Walker(fx.Interpreter, ABC):
 
     def _of_kind(self, kind: str | None, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if kind in ("layer", "pointwise", "channelwise", "reduce", "mix", "blend"):
-            return self._computed(kind, function, args, kwargs).contiguous()
+            labels = self._computed(kind, function, args, kwargs)
+            return labels.clone(memory_format=torch.contiguous_format)  # memory of its own, as the values have
         match kind:
             case "move":
                 return self.move(lambda: function(*args, **kwargs))
@@ -276,7 +231,8 @@ class Walker(fx.Interpreter, ABC):
     def _computed(self, kind: str, function: Any, args: Any, kwargs: Any) -> Tensor:
         x = args[0] if args else kwargs["input"]
         if kind == "pointwise":
-            return self.pointwise(tensors_in((args, kwargs)))
+            tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            return self.pointwise(tensors_in(tensors), torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
         if kind == "mix":
             return self.mix(x)
         shape = self.shape_of(function, x, args, kwargs)

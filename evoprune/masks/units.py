@@ -13,7 +13,7 @@ from evoprune.errors import InputError, UnsupportedLayer
 from evoprune.masks.graph import DTYPE, Conv, Layer, Walker, own_name, pads, tensors_in
 from evoprune.masks.mask import Indices
 
-__all__ = ["CONSTANT", "INPUT", "Join", "LayerCall", "Units"]
+__all__ = ["CONSTANT", "INPUT", "Join", "LayerCall", "Units", "spread"]
 
 CONSTANT, INPUT = 0, 1  # labels of values that belong to no unit; units count from 2
 
@@ -46,8 +46,8 @@ class Units(Walker):
     """Labels every value, and keeps what happened on the way.
 
     input_shape: the shape of one sample. steps: layer calls and joins in the order of computation. labels: the labels of every
-    value, by node. outputs: units that the network gives out. tied: pairs of units that share a place. mixed: units whose
-    places others depend on.
+    value, by node; numbers: every value that has none, such as sizes. outputs: units that the network gives out. tied: pairs of
+    units that share a place. mixed: units whose places others depend on.
     """
 
     def __init__(self, graph: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
@@ -55,6 +55,7 @@ class Units(Walker):
         self.count = 2
         self.steps: list[LayerCall | Join] = []
         self.labels: dict[str, list[Tensor]] = {}
+        self.numbers: dict[str, object] = {}
         self.tied: list[Indices] = []
         self.mixed: list[Indices] = []
         self.input_shape = _checked(input_shape)
@@ -66,7 +67,14 @@ class Units(Walker):
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
         self.labels[n.name] = tensors_in(value)
+        if not self.labels[n.name]:
+            self.numbers[n.name] = value
         return value
+
+    def overwrite(self, x: Tensor, result: Tensor) -> Tensor:
+        for name, labels in self.labels.items():  # which are those of before
+            self.labels[name] = [own.clone() if _same_memory(own, x) else own for own in labels]
+        return super().overwrite(x, result)
 
     def layer(self, module: Layer, x: Tensor, shape: torch.Size) -> Tensor:
         axis = x.dim() - 1 if isinstance(module, nn.Linear) else 1
@@ -74,10 +82,9 @@ class Units(Walker):
         outputs = self._new(shape[axis])
         seen = None if isinstance(module, nn.Linear) else _seen(module, x.shape[2:], shape[2:])
         self.steps.append(LayerCall(self.node.name, own_name(self.node.target), module, inputs, outputs, seen))
-        return _spread(torch.from_numpy(outputs).to(DTYPE), axis, shape)
+        return spread(torch.from_numpy(outputs).to(DTYPE), axis, shape)
 
-    def pointwise(self, operands: list[Tensor]) -> Tensor:
-        shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+    def pointwise(self, operands: list[Tensor], shape: torch.Size) -> Tensor:
         real = [x for x in operands if x.numel() > 1 or x.item() != CONSTANT] or operands[:1]  # scalars tie nothing
         if len(real) == 1:
             return real[0].expand(shape)
@@ -85,7 +92,7 @@ class Units(Walker):
         return self._join(rows, tie=True).view(shape)
 
     def channelwise(self, x: Tensor, shape: torch.Size) -> Tensor:
-        return _spread(self._merge(x.movedim(1, 0).flatten(1)), 1, shape)
+        return spread(self._merge(x.movedim(1, 0).flatten(1)), 1, shape)
 
     def reduce(self, x: Tensor, dims: list[int], shape: torch.Size) -> Tensor:
         kept = [dim for dim in range(x.dim()) if dim not in dims]
@@ -147,8 +154,12 @@ def _units(labels: Tensor, *, unique: bool = True) -> Indices:
     return np.unique(whole) if unique else whole
 
 
-def _spread(channels: Tensor, axis: int, shape: torch.Size) -> Tensor:
-    """Labels of `shape` from one label a place of `axis`."""
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def spread(channels: Tensor, axis: int, shape: torch.Size) -> Tensor:
+    """A tensor of `shape` from one value a place of `axis`."""
     return channels.view([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)
 
 

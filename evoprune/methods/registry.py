@@ -21,6 +21,7 @@ from evoprune.errors import InputError, UnknownName
 from evoprune.formats import as_json
 from evoprune.masks.allocation import ALLOCATIONS
 from evoprune.masks.space import check_sparsity
+from evoprune.problems.gradients import trainable
 from evoprune.problems.problem import Problem
 from evoprune.registry import Registry
 from evoprune.training.options import Training
@@ -127,7 +128,7 @@ class Method:
         options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
         self.check(options)
         started = time.perf_counter()
-        with seeds.isolated(options.get("seed", 0), self.name):
+        with trainable(), seeds.isolated(options.get("seed", 0), self.name):
             ticket = self.function(problem, **options)
         ticket.ledger.wall_s = ticket.earlier_s + time.perf_counter() - started
         defaults = {name: p.default for name, p in self.__signature__.parameters.items() if p.default is not p.empty}

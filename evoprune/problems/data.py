@@ -19,6 +19,7 @@ from evoprune.errors import InputError, UnknownName
 from evoprune.problems.arrays import Array, Arrays, from_mapping
 from evoprune.problems.datasets import DATASETS
 from evoprune.problems.files import read_npz
+from evoprune.problems.gradients import trainable
 from evoprune.problems.materialise import from_datasets, is_datasets
 from evoprune.problems.splits import Rows, Split, Standardiser, grey, holdout
 from evoprune.values import is_number
@@ -89,6 +90,7 @@ class Data:
         return self  # nobody writes to it
 
 
+@trainable()  # named data stay for whoever asks next
 def load_data(
     data: object, *, root: str | os.PathLike[str] | None = None, standardize: bool = True, validation: float = 0.1
 ) -> Data:

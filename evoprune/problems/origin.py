@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from evoprune import seeds
@@ -26,14 +28,14 @@ class Named:
 
     def draw(self, seed: int) -> nn.Module:
         """A new module with the weights of `seed`."""
-        with seeds.isolated(seed, "model"):  # torch's layers draw weights when they are made; these are drawn over
+        with _drawing(seed):  # torch's layers draw weights when they are made; these are drawn over
             module = find_model(self.name).build(self.inputs, self.outputs)
         return he_normal_(module, seeds.torch_generator(seed, "weights"))
 
 
 @dataclass(frozen=True, eq=False)
 class Built:
-    """A user's callable, called with the global generators seeded."""
+    """A user's callable, called with the global generators seeded and float32 as torch's default type."""
 
     builder: Callable[[], nn.Module]
 
@@ -44,7 +46,7 @@ class Built:
 
     def draw(self, seed: int) -> nn.Module:
         """What the callable builds for `seed`. Raises `InputError` when it fails or gives no module."""
-        with seeds.isolated(seed, "model"):
+        with _drawing(seed):
             try:
                 module = self.builder()
             except Exception as error:
@@ -72,6 +74,18 @@ class Given:
 
 
 Origin = Named | Built | Given
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Run a block that builds a module for `seed`: what it draws depends on nothing that a process has set."""
+    before = torch.get_default_dtype()
+    with seeds.isolated(seed, "model"):
+        torch.set_default_dtype(torch.float32)  # the same seed draws other numbers in another type
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def own_copy(module: nn.Module, otherwise: str = "give a callable that builds it") -> nn.Module:

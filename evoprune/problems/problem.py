@@ -17,6 +17,7 @@ from evoprune.errors import InputError, TestSplitLocked, UnknownName
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.data import load_data
 from evoprune.problems.fit import CLASSIFICATION, RECONSTRUCTION, check_fit, check_training, outputs_of, task_of
+from evoprune.problems.gradients import always_trainable
 from evoprune.problems.losses import LOSSES, Loss, find_loss
 from evoprune.problems.origin import Built, Given, Named, Origin, own_copy, shapes_of
 from evoprune.problems.splits import Split
@@ -26,11 +27,13 @@ __all__ = ["Problem"]
 log = logging.getLogger("evoprune")
 
 
+@always_trainable
 class Problem:
     """What is trained: a model with its initial weights, data in three splits, and a loss.
 
     model: a registered name (He-normal weights, zero biases), a `torch.nn.Module` (copied, never changed; it keeps the
-        weights it has, whatever the seed), or a callable that builds one (called with the global generators seeded).
+        weights it has, whatever the seed), or a callable that builds one (called with the global generators seeded, and
+        float32 as torch's default type).
     data: a registered name, the path of an `.npz`, a dict of arrays or tensors `x_train, y_train, x_test, y_test[,
         x_validation, y_validation]` (labels left out for reconstruction), or `torch.utils.data.Dataset`s.
     seed: of the initial weights; the validation split does not depend on it.

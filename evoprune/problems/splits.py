@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from evoprune.errors import InputError
 from evoprune.problems.arrays import Array
 
 __all__ = ["Split", "Standardiser", "holdout"]
+
+log = logging.getLogger("evoprune")
 
 Rows = npt.NDArray[np.int64]
 BLOCK = 1024  # samples scaled at a time: no second copy of the data in float64
@@ -47,8 +50,8 @@ def holdout(samples: int, labels: Array | None, share: float, stream: str) -> tu
     """Rows that stay and rows held out, both in ascending order; always the same for the same labels.
 
     share: held out, in (0, 1): floor(share·samples + 1/2) rows. labels: class numbers `(samples,)` to stratify by (each
-    class gets its exact part by largest remainder), or None to draw from all. stream: names the permutation.
-    Raises `InputError` when a part would be empty.
+    class gets its exact part by largest remainder, and leaves a sample that stays), or None to draw from all. stream: names
+    the permutation. Raises `InputError` when a part would be empty; warns of classes that keep none.
     """
     size = int(share * samples + 0.5)
     if not 0 < size < samples:
@@ -58,15 +61,25 @@ def holdout(samples: int, labels: Array | None, share: float, stream: str) -> tu
         held = np.sort(random.permutation(samples)[:size])
     else:
         classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        parts = _largest_remainder(np.array([len(rows) for rows in classes]), size)
+        counts = np.array([len(rows) for rows in classes])
+        parts = _largest_remainder(counts, size)
+        if missing := int((parts == counts).sum()):
+            log.warning("%d classes have no training sample left: give more samples, or a validation set of your own", missing)
         held = np.sort(np.concatenate([random.permutation(rows)[:part] for rows, part in zip(classes, parts, strict=True)]))
     return np.setdiff1d(np.arange(samples), held, assume_unique=True), held
 
 
 def _largest_remainder(counts: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-    """`size` seats shared in proportion to `counts`, in whole-number arithmetic; ties go to the lower class."""
+    """`size` seats shared in proportion to `counts`, in whole-number arithmetic; ties go to the lower class.
+
+    While others can take a seat, none goes to the last sample of a class: it passes to the next remainder.
+    """
     parts, remainders = np.divmod(counts * size, counts.sum())
-    parts[np.argsort(-remainders, kind="stable")[: size - parts.sum()]] += 1
+    order = np.argsort(-remainders, kind="stable")
+    while (left := size - parts.sum()) > 0:
+        spare = counts[order] - parts[order]
+        takers = order[spare > 1] if (spare > 1).any() else order[spare > 0]
+        parts[takers[:left]] += 1
     return parts
 
 

@@ -18,10 +18,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
-from evoprune.errors import EvopruneError, UnsupportedLayer
-from evoprune.masks.graph import Conv, Layer, Walker, own_name, pads, tensors_in, trace
-from evoprune.masks.units import CONSTANT, INPUT, LayerCall, Units
+from evoprune.errors import UnsupportedLayer
+from evoprune.masks.graph import Conv, Layer, Walker, own_name, pads, trace
+from evoprune.masks.units import CONSTANT, INPUT, LayerCall, Units, spread
+from evoprune.problems.gradients import trainable
 from evoprune.seeds import torch_generator
+from evoprune.training.replay import clash
 
 __all__ = ["compact"]
 
@@ -29,6 +31,7 @@ Flags = npt.NDArray[np.bool_]
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
+@trainable()
 def compact(module: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
     """A copy of `module` with smaller Linear, Conv and batch norm layers and, in evaluation mode, the same outputs.
 
@@ -112,13 +115,13 @@ class _Unknown(Walker):
         groups = int(getattr(module, "groups", 1))
         parts = zip(np.split(_used(module, self.seen[self.node.name]), groups), np.split(columns, groups), strict=True)
         rows = [used @ own for used, own in parts]
-        return _along(torch.from_numpy(np.concatenate(rows)).double(), axis, shape)
+        return spread(torch.from_numpy(np.concatenate(rows)).double(), axis, shape)
 
-    def pointwise(self, operands: list[Tensor]) -> Tensor:
-        return torch.stack(torch.broadcast_tensors(*operands)).amax(0)
+    def pointwise(self, operands: list[Tensor], shape: torch.Size) -> Tensor:
+        return torch.stack(torch.broadcast_tensors(*operands)).amax(0).expand(shape)
 
     def channelwise(self, x: Tensor, shape: torch.Size) -> Tensor:
-        return _along(x.movedim(1, 0).flatten(1).amax(1), 1, shape)
+        return spread(x.movedim(1, 0).flatten(1).amax(1), 1, shape)
 
     def reduce(self, x: Tensor, dims: list[int], shape: torch.Size) -> Tensor:
         return x.amax(dims).view(shape)
@@ -214,11 +217,11 @@ def _needed(units: Units, readings: list[_Reading], pinned: Flags) -> Flags:
         if empty:  # a layer needs a unit: the one that reads least
             needed[empty[-1].call.outputs[empty[-1].reads.sum(axis=1).argmin()]] = True
             continue
-        clash = _clash(units, needed)
-        if clash is None:
+        block = clash(units, needed)
+        if block is None:
             return needed
         before = needed.sum()
-        needed[clash] = True
+        needed[block] = True
         if needed.sum() == before:
             return np.ones_like(needed)
 
@@ -252,86 +255,6 @@ def _classes(units: Units) -> npt.NDArray[np.int64]:
         for one, other in pairs.tolist():
             parent[root(one)] = root(other)
     return np.array([root(unit) for unit in range(units.count)])
-
-
-# ---- whether the forward method runs on smaller tensors ----------------------------------------------------------------------
-
-
-class _Replay(Walker):
-    """Walks with the labels of needed units only, as the smaller network will, and stops where they are not what they were."""
-
-    def __init__(self, units: Units, needed: Flags) -> None:
-        super().__init__(units.module)  # type: ignore[arg-type]
-        self.units, self.needed = units, torch.from_numpy(needed)
-        self.expected: list[Tensor] = []
-
-    def run_node(self, n: fx.Node) -> Any:
-        self.node = n
-        self.expected = [_restrict(labels, self.needed) for labels in self.units.labels[n.name]]
-        value = super().run_node(n)
-        found = tensors_in(value)
-        if len(found) != len(self.expected) or not all(map(torch.equal, found, self.expected)):
-            raise ValueError("the units are not where they were")
-        return value
-
-    def shape_of(self, function: Any, x: Tensor, args: Any, kwargs: Any) -> torch.Size:
-        return self.expected[0].shape
-
-    def layer(self, module: Layer, x: Tensor, shape: torch.Size) -> Tensor:
-        return self.expected[0]
-
-    def pointwise(self, operands: list[Tensor]) -> Tensor:
-        if np.broadcast_shapes(*(operand.shape for operand in operands)) != tuple(self.expected[0].shape):
-            raise ValueError("the operands do not fit")
-        return self.expected[0]
-
-    def channelwise(self, x: Tensor, shape: torch.Size) -> Tensor:
-        return self.expected[0]
-
-    def reduce(self, x: Tensor, dims: list[int], shape: torch.Size) -> Tensor:
-        return self.expected[0]
-
-    def mix(self, x: Tensor) -> Tensor:
-        return self.expected[0]
-
-    def blend(self, x: Tensor, shape: torch.Size) -> Tensor:
-        return self.expected[0]
-
-
-def _clash(units: Units, needed: Flags) -> npt.NDArray[np.int64] | None:
-    """Units that an operation of the forward method needs for their places only; None when it runs without the others."""
-    replay = _Replay(units, needed)
-    try:
-        with torch.no_grad():
-            replay.run(torch.full((2, *units.input_shape), float(INPUT), dtype=torch.float64))
-        return None
-    except EvopruneError:
-        raise
-    except Exception:
-        labels = [tensor.flatten() for tensor in _upstream(replay.node, units)]
-        return np.unique(torch.cat(labels).numpy().astype(np.int64)) if labels else np.arange(units.count)
-
-
-def _upstream(node: fx.Node, units: Units) -> Iterator[Tensor]:
-    """The labels of the values that an operation works on, those behind sizes included."""
-    for source in node.all_input_nodes:
-        yield from units.labels[source.name] or _upstream(source, units)
-
-
-def _restrict(labels: Tensor, needed: Tensor) -> Tensor:
-    """The labels of needed units, cut along one axis. Raises `ValueError` where that is impossible."""
-    kept = needed[labels.long()]
-    if bool(kept.all()):
-        return labels
-    for axis in range(labels.dim()):
-        along = kept.movedim(axis, 0).flatten(1).any(1)
-        if bool(along.any()) and torch.equal(kept, _along(along, axis, kept.shape)):
-            return labels.index_select(axis, along.nonzero().flatten())
-    raise ValueError("the needed units are not a block")
-
-
-def _along(places: Tensor, axis: int, shape: torch.Size) -> Tensor:
-    return places.view([-1 if dim == axis else 1 for dim in range(len(shape))]).expand(shape)
 
 
 # ---- making modules smaller --------------------------------------------------------------------------------------------------

@@ -43,7 +43,8 @@ class DropConnect:
         space, kept, before = self.parameters.space, {}, {}
         try:
             for name, value in self.parameters.survivors.items():
-                dense = _send(torch.rand(space.sizes[space.index[name]], generator=rng) >= self.rate, value.device)
+                drawn = torch.rand(space.sizes[space.index[name]], generator=rng, dtype=torch.float32)
+                dense = _send(drawn >= self.rate, value.device)
                 kept[name] = dense[self._weights[name]].to(value.dtype)
                 before[name] = value.detach().clone()
                 value.detach().mul_(kept[name]).div_(1 - self.rate)

@@ -19,6 +19,7 @@ from torch import Tensor
 from evoprune import seeds
 from evoprune.errors import InputError, MaskMismatch, TrainingFailed
 from evoprune.masks.mask import Mask
+from evoprune.problems.gradients import always_trainable
 from evoprune.problems.problem import Problem
 from evoprune.training.batches import Batches
 from evoprune.training.denormals import EVERY, zero_tiny
@@ -54,6 +55,7 @@ class HasMask(Protocol):
     def mask(self) -> Mask: ...
 
 
+@always_trainable
 class Population:
     """K sparse networks of one problem that see the same batches in the same order (common random numbers).
 
@@ -304,8 +306,8 @@ class Population:
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
-        """The block changes no global generator, computes in the precision asked for, and has gradients under `no_grad` too."""
-        with seeds.isolated(), torch.enable_grad(), arithmetic(self.training.precision, self.device):
+        """The block changes no global generator and computes in the precision asked for."""
+        with seeds.isolated(), arithmetic(self.training.precision, self.device):
             yield
 
     def _finish_epoch(self, train_loss: Any) -> None:

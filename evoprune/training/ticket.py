@@ -15,6 +15,7 @@ from evoprune import seeds
 from evoprune.errors import EvopruneError, InputError, MaskMismatch
 from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
+from evoprune.problems.gradients import trainable
 from evoprune.problems.losses import hits
 from evoprune.problems.problem import Problem
 from evoprune.problems.splits import batch_sizes
@@ -81,6 +82,7 @@ class Ticket:
 
     # ---- as a module --------------------------------------------------------------------------------------------
 
+    @trainable()
     def module(self) -> nn.Module:
         """A fresh module with the trained sparse weights, in evaluation mode."""
         return self.apply(self._problem("module()").module()).eval()

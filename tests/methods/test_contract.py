@@ -18,7 +18,7 @@ from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 from tests.methods.test_rivals import RIVALS
 from tests.methods.test_scorers import SIX
-from tests.tiny import Residual, own
+from tests.tiny import Residual, default_dtype, own, table
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -40,6 +40,29 @@ def test_every_method_meets_its_count_on_six_models(name: str) -> None:
 @pytest.mark.parametrize("name", ["random", "kstarts", "dissipating", "combined", "dropout"])
 def test_core_methods_keep_the_contract_on_a_users_module_with_batch_norm(name: str) -> None:
     contract_test(name, own(Residual), sparsity=0.6)
+
+
+@pytest.mark.parametrize("setting", [lambda: default_dtype(torch.float64), torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("random", {"init": "eoi"}),
+        ("random", {"init": "hessian"}),
+        ("random", {"own_weights": True}),
+        ("dropout", {}),
+        ("rigl", {}),
+    ]
+    + [(name, {}) for name in SCORERS],
+)
+def test_what_the_process_has_set_changes_no_result(name: str, options: dict[str, Any], setting: Callable[[], Any]) -> None:
+    problem = Problem(Residual, table())
+    small = {option: value for option, value in SMALL.items() if option in METHODS[name].options}
+    asked = {"sparsity": 0.6, "epochs": 2, "batch_size": 20, "engine": "loop", "device": "cpu", **small, **options}
+    usual = METHODS[name](problem, **asked)
+    with setting():
+        ticket = METHODS[name](problem, **asked)
+    assert ticket.mask == usual.mask
+    assert all(torch.equal(ticket.weights[key], value) for key, value in usual.weights.items())
 
 
 def honest(problem: Problem, *, sparsity: float = 0.95, epochs: int = 10, seed: int = 0, **training: Any) -> Ticket:

@@ -20,6 +20,7 @@ from torch.nn import functional
 from evoprune.errors import InputError, TestSplitLocked, UnknownName
 from evoprune.problems import Problem
 from tests.problems.builders import Residual, residual, table
+from tests.tiny import default_dtype
 
 
 def weights_differ(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -103,6 +104,17 @@ def test_making_a_problem_leaves_the_global_generators_as_they_were(model: Any) 
     assert random.getstate() == before[0]
     assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), before[2])
+
+
+@pytest.mark.parametrize("model", ["mlp:20", residual])
+def test_weights_do_not_depend_on_the_default_type_of_the_process(model: Any) -> None:
+    usual = Problem(model, table())
+    with default_dtype(torch.float64):
+        problem = Problem(model, table())
+        drawn = usual.initial_weights(seed=1)
+        assert torch.get_default_dtype() == torch.float64
+    assert problem.fingerprint == usual.fingerprint
+    assert all(torch.equal(drawn[name], value) for name, value in usual.initial_weights(seed=1).items())
 
 
 def test_a_module_keeps_the_weights_it_has_whatever_the_seed_and_is_never_changed() -> None:

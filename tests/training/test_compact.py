@@ -21,7 +21,8 @@ from evoprune.masks.space import MaskSpace
 from evoprune.masks.topology import Topology
 from evoprune.problems.models import MODELS, find_model
 from evoprune.training.compact import compact
-from tests.masks.test_topology import NETS, Branching, Residual
+from tests.masks.networks import NETS, Residual
+from tests.masks.test_topology import Branching
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ class Probe:
     def gaussian(self, like: Tensor, *name: str | int) -> Tensor:
         """Standard normal numbers in the shape of `like`, by name."""
         rng = seeds.torch_generator(self.seed, "scoring", *name)
-        return torch.randn(like.shape, generator=rng).to(like)
+        return torch.randn(like.shape, generator=rng, dtype=torch.float32).to(like)
 
     # ---- passes -------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class Samples:
         if not self.split.inputs.is_floating_point():
             raise InputError("the model reads integers, a scorer with random inputs cannot feed it: choose another scorer")
         rng = seeds.torch_generator(self.seed, "scoring noise", *name)
-        return self._placed(torch.randn(self.size, *self.split.inputs.shape[1:], generator=rng))
+        return self._placed(torch.randn(self.size, *self.split.inputs.shape[1:], generator=rng, dtype=torch.float32))
 
     def ones(self) -> Tensor:
         """One input of ones."""

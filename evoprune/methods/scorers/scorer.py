@@ -22,6 +22,7 @@ from evoprune.methods.first import SCORING
 from evoprune.methods.registry import Holding, method
 from evoprune.methods.scorers.probe import Probe
 from evoprune.methods.scorers.samples import Samples
+from evoprune.problems.gradients import trainable
 from evoprune.problems.problem import Problem
 from evoprune.registry import Registry
 from evoprune.training.ledger import Ledger
@@ -97,6 +98,7 @@ class Scorer:
         """
         return self.select(problem, sparsity=sparsity, seed=seed, device=device, dtype=dtype, **options)[0]
 
+    @trainable()
     def select(
         self,
         problem: Problem,

@@ -224,6 +224,6 @@ def _off_centre(entries: int, taps: int, centre: int) -> Indices:
 
 
 def _placed(matrix: Matrix, shape: tuple[int, ...], taps: int, centre: int) -> Tensor:
-    weight = torch.zeros(matrix.size, taps)
+    weight = torch.zeros(matrix.size, taps, dtype=torch.float32)
     weight[:, centre] = torch.from_numpy(np.ascontiguousarray(matrix)).reshape(-1).float()
     return weight.reshape(shape)

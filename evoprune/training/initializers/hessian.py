@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from evoprune import seeds
 from evoprune.masks.mask import Mask
+from evoprune.problems.gradients import trainable
 from evoprune.problems.problem import Problem
 from evoprune.training.initializers.table import INITIALIZERS, Weights
 from evoprune.training.ledger import Ledger
@@ -36,6 +37,7 @@ LARGEST_STEP = 1.0
 """Largest change of a log scale in one round."""
 
 
+@trainable()
 def hessian_norms(
     problem: Problem,
     mask: Mask | None = None,
