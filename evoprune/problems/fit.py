@@ -93,6 +93,7 @@ def check_fit(module: nn.Module, data: Data, task: str, loss: Loss) -> int:
         raise InputError(f"the model gives shape {shape} for {whole} of shape {tuple(goals.shape)}: for {task} they must agree")
     with seeds.isolated():
         loss.per_sample(outputs[None], goals)
+        loss.check_mean(outputs, goals)
     return prod(shape[1:])
 
 

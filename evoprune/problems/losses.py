@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,9 @@ class Loss:
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses `(k, B)` of outputs `(k, B, …)`, with targets `(B, …)` for all, or `(k, B, …)` with own ones a row."""
         raise NotImplementedError
+
+    def check_mean(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise `InputError` where one number for a batch, seen on outputs `(B, …)` and targets `(B, …)`, is no mean."""
 
     def __repr__(self) -> str:
         return self.name
@@ -115,6 +119,20 @@ class UserLoss(Loss):
             shape = tuple(values.shape[1:])
             raise InputError(f"the loss {name_of(self.function)} gives shape {shape}: return the mean or one loss a sample")
         return values
+
+    def check_mean(self, outputs: Tensor, targets: Tensor) -> None:
+        once, twice = (self._of_one(torch.cat([outputs] * times), torch.cat([targets] * times)) for times in (1, 2))
+        if once is None or twice is None:
+            return
+        if math.isclose(twice, 2 * once, rel_tol=1e-4) and not math.isclose(twice, once):
+            raise InputError(
+                f"the loss {name_of(self.function)} doubles with the samples: give reduction='mean' or 'none', not their sum"
+            )
+
+    def _of_one(self, outputs: Tensor, targets: Tensor) -> float | None:
+        """The one number that it gives for a batch of one network, None where it gives one a sample."""
+        values = self._apply(outputs[None], *_aligned(outputs[None], targets))
+        return float(values) if values.shape == (1,) else None
 
     def _apply(self, outputs: Tensor, targets: Tensor, own: bool) -> Tensor:
         function = self._on(outputs.device)
