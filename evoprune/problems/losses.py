@@ -15,6 +15,7 @@ from evoprune.errors import InputError
 from evoprune.problems.files import first_line
 from evoprune.problems.naming import name_of, with_options
 from evoprune.registry import Registry
+from evoprune.shortage import out_of_memory
 
 __all__ = ["LOSSES", "Loss", "UserLoss", "accuracy", "find_loss", "hits"]
 
@@ -139,14 +140,22 @@ class UserLoss(Loss):
         if self._vmap:
             try:
                 return torch.vmap(function, in_dims=(0, 0 if own else None))(outputs, targets)
-            except Exception:  # whatever a user's function does that vmap cannot: the loop decides
+            except Exception as error:  # whatever a user's function does that vmap cannot: the loop decides
+                _raise_shortage(error)
                 self._vmap = False
         try:
             return torch.stack([function(row, targets[i] if own else targets) for i, row in enumerate(outputs)])
         except Exception as error:
+            _raise_shortage(error)
             raise InputError(
                 f"the loss {name_of(self.function)} fails ({first_line(error)}): let it take (outputs, targets) of one network"
             ) from error
+
+
+def _raise_shortage(error: Exception) -> None:
+    """Pass on that memory ran out, which says nothing about the loss: smaller chunks may fit."""
+    if out_of_memory(error):
+        raise error
 
 
 def _aligned(outputs: Tensor, targets: Tensor) -> tuple[Tensor, bool]:

@@ -19,13 +19,14 @@ from evoprune import seeds
 from evoprune.errors import InputError, MaskMismatch, TrainingFailed
 from evoprune.masks.mask import Mask
 from evoprune.problems.problem import Problem
+from evoprune.shortage import out_of_memory
 from evoprune.training.batches import Batches
 from evoprune.training.denormals import EVERY, zero_tiny
 from evoprune.training.dropconnect import DropConnect
 from evoprune.training.engines import Chunk, EngineChoice, FusedStep
 from evoprune.training.evaluation import Evaluator
 from evoprune.training.ledger import Ledger
-from evoprune.training.memory import check_memory, out_of_memory, release_memory
+from evoprune.training.memory import check_memory, release_memory
 from evoprune.training.optimizers import set_rate, transplant, zero_gradients
 from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
