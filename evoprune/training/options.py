@@ -78,7 +78,7 @@ class Training:
     own_weights: another draw of the initial weights for every individual, instead of common ones.
     init: "problem" for its own initial weights, "eoi" for exactly orthogonal ones on the mask, "hessian" for its own with every
         layer scaled to a Hessian norm of 1.
-    drop_rate: share of the prunable weights that each step drops at random (DropConnect).
+    drop_rate: share of the prunable weights that each step drops at random (DropConnect); SGD only.
     """
 
     engine: str = "auto"
@@ -147,6 +147,8 @@ class Training:
                 raise InputError(f"{name}={getattr(self, name)!r} is not usable: give True or False")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise InputError("nesterov=True needs optimizer='sgd' and a momentum above 0: change one of them")
+        if self.drop_rate and self.optimizer != "sgd":  # which divide out the scale that a step on the mean weights takes
+            raise InputError(f"drop_rate={self.drop_rate!r} needs optimizer='sgd', not {self.optimizer!r}: change one of them")
         self._check_read()
         if self.rescale and self.init != "problem":
             raise InputError(f"rescale=True would undo init={self.init!r}: choose one of them")
