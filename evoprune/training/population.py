@@ -301,9 +301,9 @@ class Population:
         """Give the optimizer the learning rate of the step to come."""
         set_rate(self.optimizer, self.rate(self.steps))
 
-    def seed_dropout(self) -> None:
-        """Seed what a forward may draw from in the step to come: all chunks draw the same."""
-        seeds.seed_all(self._dropout_seed + self.steps)
+    def seed_dropout(self, ahead: int = 0) -> None:
+        """Seed what a forward may draw from in the step to come, or so many steps `ahead`: all chunks draw the same."""
+        seeds.seed_all(self._dropout_seed + self.steps + ahead)
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -417,9 +417,10 @@ class Population:
         passes = math.ceil(anew.batches / self.batches.per_epoch)
         self.ledger.evaluation_samples += passes * len(self) * self.batches.per_epoch * self.batches.size
         with self._undisturbed(), torch.no_grad():
-            for indices in (indices for ahead in range(passes) for indices in self.batches.order(self.epoch + ahead)):
+            batches = (indices for ahead in range(passes) for indices in self.batches.order(self.epoch + ahead))
+            for number, indices in enumerate(batches):
                 for chunk in self._chunks:
-                    self.seed_dropout()
+                    self.seed_dropout(number)
                     chunk.train()(self.batches.rows(indices)[0])
         anew.finish()
         return self
