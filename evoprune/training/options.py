@@ -39,7 +39,8 @@ CAPTURABLE = (*FUSED, "rmsprop", "nadam", "radam", "adadelta", "adamax", "rprop"
 CAPTURABLE_ON = ("cuda",)
 
 COUPLED = ("lbfgs", "adafactor", "muon")
-LEARNING_RATES = {"sgd": 0.05, "adagrad": 0.01, "adadelta": 1.0, "rprop": 0.01, "rmsprop": 0.001}
+LEARNING_RATES = {"sgd": 0.05, "rmsprop": 0.01, "adagrad": 0.01, "nadam": 0.002, "adadelta": 1.0, "adamax": 0.002, "rprop": 0.01}
+"""Where none is given: torch's, but for SGD; of the others it is .001."""
 
 SCHEDULES: Registry[Callable[[Training, int, int], float]] = Registry("schedule")
 

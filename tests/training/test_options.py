@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -67,7 +68,11 @@ def test_defaults_are_the_documented_ones() -> None:
     training = Training.of()
     assert (training.optimizer, training.base_lr, training.momentum, training.weight_decay) == ("sgd", 0.05, 0.9, 0.0)
     assert (training.schedule, training.dtype, training.batch_size) == ("cosine", "float32", None)
-    assert Training.of(optimizer="adam").base_lr == 0.001
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "sgd"])
+def test_the_learning_rate_of_an_optimizer_other_than_sgd_is_torchs(name: str) -> None:
+    assert Training.of(optimizer=name).base_lr == inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
 
 
 def test_schedules_are_functions_of_step_and_horizon() -> None:
