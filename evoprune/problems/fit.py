@@ -161,7 +161,7 @@ def check_training(module: nn.Module, data: Data, loss: Loss) -> None:
         )
     missed = [name for name in MaskSpace.of(module).names if first[name] is None]
     if missed:
-        log.warning("no gradient reaches %s: they keep their initial weights", ", ".join(missed))
+        log.warning("no gradient reaches %s: they keep their initial weights, but for weight decay", ", ".join(missed))
 
 
 def _gradients(module: nn.Module, inputs: Tensor, goals: Tensor, loss: Loss, held: float) -> dict[str, Tensor | None]:
