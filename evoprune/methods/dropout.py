@@ -6,7 +6,7 @@ from typing import Any
 
 from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
-from evoprune.methods.registry import method
+from evoprune.methods.registry import method, starts_dense
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
@@ -21,5 +21,6 @@ def dropout(
     """Drop prunable weights at random in every step (DropConnect); nothing is pruned, `sparsity` is accepted and ignored."""
     if "drop_rate" in training:
         raise InputError("the method dropout calls its drop_rate rate=: give that alone")
+    starts_dense("dropout", training, "rescale")
     mask = Mask.full(problem.space)
     return Population(problem, [mask], horizon=epochs, seed=seed, drop_rate=rate, **training).train(epochs).ticket()

@@ -74,7 +74,8 @@ class Training:
     batch_size: samples a step; None takes min(128, n_train // 40).
     optimizer: a name of `OPTIMIZERS`. lr: learning rate; None takes .05 for SGD and torch's default for the others.
     momentum, nesterov: SGD only. weight_decay: on every parameter.
-    schedule: "cosine" per step over the horizon, "constant", or "step" with `step_every` (steps) and `step_factor`.
+    schedule: "cosine" per step over the horizon, "constant", or "step" with `step_every` (steps) and `step_factor`. Rprop follows
+        none: it reads the learning rate in its first step only.
     rescale: divide survivors by sqrt(layer density) at the start.
     own_weights: another draw of the initial weights for every individual, instead of common ones.
     init: "problem" for its own initial weights, "eoi" for exactly orthogonal ones on the mask, "hessian" for its own with every
@@ -156,6 +157,10 @@ class Training:
 
     def _check_read(self) -> None:
         """Raise `InputError` for what the chosen optimizer or schedule would not read."""
+        if self.optimizer == "rprop" and self.schedule not in (type(self).schedule, "constant"):
+            raise InputError(
+                f"schedule={self.schedule!r} does nothing with optimizer='rprop': it reads lr in its first step only"
+            )
         unread = {
             "momentum": ("optimizer", "sgd", self.optimizer == "sgd"),
             "step_every": ("schedule", "step", self.schedule == "step"),

@@ -61,7 +61,8 @@ class Population:
     problem: what is trained. individuals: masks, or anything with a `.mask`.
     horizon: epochs over which the learning rate's schedule runs; `train` cannot go beyond it.
     seed: batches and dropout. weights: one mapping an individual of dense starting values by parameter name, in place of
-    the problem's initial weights, which stand in for what it lacks. Further keywords: the options of `Training`.
+    the problem's initial weights, which stand in for what it lacks, and of what `init=`, `rescale=` and `own_weights=` would make
+    of them: these then have no part. Further keywords: the options of `Training`.
 
     A row that turns NaN is marked failed at the end of the epoch and never disturbs another.
     Raises `InputError` for no individuals or a bad option, `MaskMismatch` for masks of another model.
