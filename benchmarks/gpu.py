@@ -48,8 +48,9 @@ from evoprune.errors import EvopruneError
 from evoprune.files import atomic_write
 from evoprune.masks.mask import Mask
 from evoprune.problems.models import find_model
+from evoprune.shortage import out_of_memory
 from evoprune.training.engines import dense
-from evoprune.training.memory import out_of_memory, release_memory
+from evoprune.training.memory import release_memory
 from evoprune.training.options import Training
 from evoprune.training.precision import arithmetic
 from evoprune.training.recorded import WARM

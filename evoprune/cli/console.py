@@ -88,7 +88,7 @@ def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INF
 
 def _unforeseen(error: Exception) -> str:
     """A line for an error of none of our kinds: that memory ran out, after all that could be halved, or a bug."""
-    from evoprune.training.memory import out_of_memory  # with torch, which a wrong word should not have to wait for
+    from evoprune.shortage import out_of_memory  # with torch, which a wrong word should not have to wait for
 
     if out_of_memory(error):
         what = str(error).split(". ")[0].strip() or type(error).__name__  # torch goes on with a paragraph

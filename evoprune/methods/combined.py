@@ -36,6 +36,8 @@ from evoprune.values import is_number
 
 __all__ = ["combined"]
 
+POOL = 2.0
+
 
 def _holds(density: float, options: Mapping[str, Any]) -> Holding:
     """k denser networks, or one, and later k of the asked density."""
@@ -58,7 +60,7 @@ def combined(
     scope: str = "global",
     start_sparsity: float | None = None,
     checks: int | None = None,
-    pool: float = 2.0,
+    pool: float = POOL,
     allocation: Allocation = "erk",
     seed: int = 0,
     **training: Any,
@@ -76,6 +78,8 @@ def combined(
     check_rungs((selection_epochs,), epochs, criterion=chosen)
     if not (is_number(pool) and pool >= 1):
         raise InputError(f"pool={pool!r} is not usable: give how many times the budget the masks are drawn from, >= 1")
+    if together and pool != POOL:
+        raise InputError(f"pool={pool!r} does nothing with order='together': give order='dissipate-first', or leave it out")
     if not selection_epochs:
         raise InputError("selection_epochs=0 leaves no check before the choice: use kstarts, or select after 1 epoch or more")
     checks = check_count(checks, epochs, after=0 if together else selection_epochs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
 __all__ = ["UNSET", "dissipate", "dissipate_regrow", "nearly_dense", "regrow", "regrowth_holding"]
+
+log = logging.getLogger("evoprune")
 
 NEARLY_DENSE = 0.6
 """Density that dissipation starts from, or twice the asked one where that is more."""
@@ -94,6 +97,8 @@ def regrow(generation: Population, fraction: float = 0.2, until: float = 0.75, e
     """
     check_period(every)
     end = int(until * generation.horizon + ROUNDING) * generation.batches.per_epoch
+    if generation.steps >= end:
+        log.warning("regrowth would end at step %d and begin at %d: nothing moves, raise epochs=", end, generation.steps)
     for step in range(generation.steps, end, every or generation.batches.per_epoch):
         generation.train_steps(step - generation.steps)
         rewire(generation, annealed(fraction, step, end), steepest(generation, noise="regrow"))

@@ -52,7 +52,7 @@ def dissipating(
     rules take `delta` and leave the sparsity open. reference: "init", or "epoch" for the value at the epoch's start. scope:
     "global", or "layer" to keep the allocation. checks: ends of the first epochs, max(2, 2·epochs // 5) unless given.
     start_sparsity: of the random mask it starts from. control: "rewind" survivors to their start, "inverted" (what moved
-    most leaves), "zero_gradient" (decay alone moves weights).
+    most leaves), "zero_gradient" (decay alone moves weights). The rule "gradient" takes neither a reference nor this control.
     """
     how = check_options(rule, control, reference, scope, sparsity, delta, training.get("weight_decay", 0.0))
     checks = check_count(checks, epochs)

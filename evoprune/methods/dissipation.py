@@ -185,6 +185,10 @@ def check_options(
         )
     if not how.counts and sparsity is not None:
         raise InputError(f"the sparsity of rule {rule_name!r} is an outcome: leave sparsity={sparsity!r} out")
+    if how.needs and reference != "init":
+        raise InputError(f"reference={reference!r} has no part in rule {rule_name!r}, which reads gradients alone: leave it out")
+    if how.needs and control == "zero_gradient":
+        raise InputError(f"the control 'zero_gradient' leaves rule {rule_name!r} nothing to read: choose another rule")
     if control == "zero_gradient" and not decay:
         raise InputError("the control 'zero_gradient' moves weights by decay alone: set weight_decay above 0")
     return how

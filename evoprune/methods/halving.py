@@ -21,6 +21,8 @@ from evoprune.values import whole
 
 __all__ = ["halving"]
 
+FINALISTS = 4
+
 
 @method(reference="Jamieson 2016, arXiv:1502.07943", unset={"rungs": "2, 2·eta, 2·eta², …", "criterion": "grad, then loss"})
 def halving(
@@ -32,7 +34,7 @@ def halving(
     rungs: Sequence[int] | None = None,
     eta: int = ETA,
     criterion: str | Sequence[str] | None = None,
-    finalists: int = 4,
+    finalists: int = FINALISTS,
     judges: int = 0,
     allocation: Allocation = "erk",
     seed: int = 0,
@@ -52,6 +54,8 @@ def halving(
     for name, value, least in (("finalists", finalists, 1), ("judges", judges, 0)):
         whole(name, value, least)
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
+    if finalists > k and finalists != FINALISTS:
+        raise InputError(f"finalists={finalists} are more than the k={k} networks that start: give at most k")
     generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)
     if judges and generation.training.own_weights:
         raise InputError("judges train finalists again from common weights: set judges=0, or leave own_weights out")

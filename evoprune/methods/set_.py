@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from evoprune import seeds
@@ -15,6 +16,8 @@ from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
 __all__ = ["rewire_at_random", "set_"]
+
+log = logging.getLogger("evoprune")
 
 
 @method(reference="Mocanu 2018, arXiv:1707.04780, algorithm 1", unset={"every": "an epoch"})
@@ -52,7 +55,12 @@ def rewire_at_random(generation: Population, every: int | None = None, fraction:
         free = complement(before, space.sizes[layer])
         return free[random_subset(rng, len(free), count)]
 
-    for step in range(generation.steps + period - generation.steps % period, total, period):
+    first = generation.steps + period - generation.steps % period
+    if first >= total:
+        log.warning(
+            "set: the first of its updates comes after step %d, the last is %d: nothing moves, lower every=", first, total
+        )
+    for step in range(first, total, period):
         generation.train_steps(step - generation.steps)
         rewire(generation, fraction, enter)
     return generation.train_steps(total - generation.steps)

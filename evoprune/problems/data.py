@@ -26,6 +26,9 @@ from evoprune.values import is_number
 
 __all__ = ["Data", "load_data", "prepare"]
 
+VALIDATION = 0.1
+"""Share of the training data that becomes the validation split, unless one is given."""
+
 Source = tuple[str, str, int, bool, float]
 
 
@@ -92,7 +95,7 @@ class Data:
 
 @trainable()  # named data stay for whoever asks next
 def load_data(
-    data: object, *, root: str | os.PathLike[str] | None = None, standardize: bool = True, validation: float = 0.1
+    data: object, *, root: str | os.PathLike[str] | None = None, standardize: bool = True, validation: float = VALIDATION
 ) -> Data:
     """Data from a name, the path of an `.npz`, a mapping of arrays or tensors, or `torch.utils.data.Dataset`s.
 
@@ -115,12 +118,14 @@ def load_data(
     raise InputError(f"data of type {type(data).__name__} is not usable: give a name, an .npz, a dict of arrays, or Datasets")
 
 
-def prepare(arrays: Arrays, *, standardize: bool = True, validation: float = 0.1, source: Source | None = None) -> Data:
+def prepare(arrays: Arrays, *, standardize: bool = True, validation: float = VALIDATION, source: Source | None = None) -> Data:
     """Split and scale `arrays`; they are not changed. See `load_data`."""
     _check_options(standardize, validation)
     classes = _classes(arrays)
     x, y = arrays.x_train, arrays.y_train
     kept, held = None, None
+    if arrays.x_validation is not None and validation != VALIDATION:
+        raise InputError(f"validation={validation!r} does nothing beside x_validation, which is the split: leave one of them out")
     if arrays.x_validation is None:
         kept, held = holdout(len(x), None if classes is None else y, validation, "validation")
     scale = Standardiser.of(x, kept) if standardize else Standardiser()

@@ -93,6 +93,7 @@ def check_fit(module: nn.Module, data: Data, task: str, loss: Loss) -> int:
         raise InputError(f"the model gives shape {shape} for {whole} of shape {tuple(goals.shape)}: for {task} they must agree")
     with seeds.isolated():
         loss.per_sample(outputs[None], goals)
+        loss.check_mean(outputs, goals)
     return prod(shape[1:])
 
 
@@ -160,7 +161,7 @@ def check_training(module: nn.Module, data: Data, loss: Loss) -> None:
         )
     missed = [name for name in MaskSpace.of(module).names if first[name] is None]
     if missed:
-        log.warning("no gradient reaches %s: they keep their initial weights", ", ".join(missed))
+        log.warning("no gradient reaches %s: they keep their initial weights, but for weight decay", ", ".join(missed))
 
 
 def _gradients(module: nn.Module, inputs: Tensor, goals: Tensor, loss: Loss, held: float) -> dict[str, Tensor | None]:

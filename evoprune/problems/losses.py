@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from evoprune.errors import InputError
 from evoprune.problems.files import first_line
 from evoprune.problems.naming import name_of, with_options
 from evoprune.registry import Registry
+from evoprune.shortage import out_of_memory
 
 __all__ = ["LOSSES", "Loss", "UserLoss", "accuracy", "find_loss", "hits"]
 
@@ -35,6 +37,9 @@ class Loss:
     def per_sample(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Losses `(k, B)` of outputs `(k, B, …)`, with targets `(B, …)` for all, or `(k, B, …)` with own ones a row."""
         raise NotImplementedError
+
+    def check_mean(self, outputs: Tensor, targets: Tensor) -> None:
+        """Raise `InputError` where one number for a batch, seen on outputs `(B, …)` and targets `(B, …)`, is no mean."""
 
     def __repr__(self) -> str:
         return self.name
@@ -116,19 +121,41 @@ class UserLoss(Loss):
             raise InputError(f"the loss {name_of(self.function)} gives shape {shape}: return the mean or one loss a sample")
         return values
 
+    def check_mean(self, outputs: Tensor, targets: Tensor) -> None:
+        once, twice = (self._of_one(torch.cat([outputs] * times), torch.cat([targets] * times)) for times in (1, 2))
+        if once is None or twice is None:
+            return
+        if math.isclose(twice, 2 * once, rel_tol=1e-4) and not math.isclose(twice, once):
+            raise InputError(
+                f"the loss {name_of(self.function)} doubles with the samples: give reduction='mean' or 'none', not their sum"
+            )
+
+    def _of_one(self, outputs: Tensor, targets: Tensor) -> float | None:
+        """The one number that it gives for a batch of one network, None where it gives one a sample."""
+        values = self._apply(outputs[None], *_aligned(outputs[None], targets))
+        return float(values) if values.shape == (1,) else None
+
     def _apply(self, outputs: Tensor, targets: Tensor, own: bool) -> Tensor:
         function = self._on(outputs.device)
         if self._vmap:
             try:
                 return torch.vmap(function, in_dims=(0, 0 if own else None))(outputs, targets)
-            except Exception:  # whatever a user's function does that vmap cannot: the loop decides
+            except Exception as error:  # whatever a user's function does that vmap cannot: the loop decides
+                _raise_shortage(error)
                 self._vmap = False
         try:
             return torch.stack([function(row, targets[i] if own else targets) for i, row in enumerate(outputs)])
         except Exception as error:
+            _raise_shortage(error)
             raise InputError(
                 f"the loss {name_of(self.function)} fails ({first_line(error)}): let it take (outputs, targets) of one network"
             ) from error
+
+
+def _raise_shortage(error: Exception) -> None:
+    """Pass on that memory ran out, which says nothing about the loss: smaller chunks may fit."""
+    if out_of_memory(error):
+        raise error
 
 
 def _aligned(outputs: Tensor, targets: Tensor) -> tuple[Tensor, bool]:

@@ -60,8 +60,8 @@ def state(population: Population) -> dict[str, Any]:
 def restore(population: Population, saved: Mapping[str, Any]) -> Population:
     """Put a saved state into a population made with the same problem and options. Raises `InputError` for another one.
 
-    Then nothing has changed. Options of `FREE` may differ. A state that an earlier version saved does not tell its problem and
-    options: its tensors have to fit.
+    Then nothing has changed. Options of `FREE` may differ. What a state that an earlier version saved does not tell (problem,
+    options, seed, horizon) is not compared: its tensors have to fit.
     """
     tensors, values = _parts(saved)
     tensors = _with_first_statistics(population, tensors)
@@ -113,8 +113,9 @@ def restore(population: Population, saved: Mapping[str, Any]) -> Population:
 
 
 def _options(population: Population) -> dict[str, Any]:
-    """The options that decide what is trained, as JSON gives them back; defaults that stand for a number as that number."""
-    options = population.training.as_dict() | {"batch_size": population.batches.size, "lr": population.training.base_lr}
+    """What decides what is trained, as JSON gives it back; defaults that stand for a number as that number."""
+    options = population.training.as_dict() | {"seed": population.seed, "horizon": population.horizon}
+    options |= {"batch_size": population.batches.size, "lr": population.training.base_lr}
     kept: dict[str, Any] = as_json({name: value for name, value in options.items() if name not in FREE})
     return kept
 

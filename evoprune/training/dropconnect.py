@@ -18,7 +18,8 @@ class DropConnect:
     """In a step's block a random share `rate` of the weights is 0; the same weights in every network, others every step.
 
     As in the paper a step uses W·M and evaluation the mean (1 - rate)·W. What is stored, evaluated and saved is that mean,
-    so a step divides it by (1 - rate), and a gradient step on W is one on the mean times (1 - rate).
+    so a step divides it by (1 - rate), and a gradient step on W is one on the mean times (1 - rate). This holds for SGD, with
+    momentum and weight decay; optimizers that divide the scale of gradients out would take steps 1 / (1 - rate) times too long.
     """
 
     def __init__(self, parameters: Parameters, rate: float, seed: int) -> None:

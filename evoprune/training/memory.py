@@ -10,20 +10,9 @@ from pathlib import Path
 import torch
 
 from evoprune.errors import NotEnoughMemory
+from evoprune.shortage import out_of_memory
 
-__all__ = ["available_memory", "check_memory", "largest", "out_of_memory", "release_memory"]
-
-WORDS = (
-    *("out of memory", "allocate memory", "not enough memory"),
-    *("alloc_failed", "unable to find an engine"),  # cuBLAS and cuDNN, when their work space does not fit
-)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the CPU or a GPU."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in WORDS)
+__all__ = ["available_memory", "check_memory", "largest", "release_memory"]
 
 
 def available_memory(device: torch.device | None = None) -> int | None:

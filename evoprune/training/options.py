@@ -39,7 +39,8 @@ CAPTURABLE = (*FUSED, "rmsprop", "nadam", "radam", "adadelta", "adamax", "rprop"
 CAPTURABLE_ON = ("cuda",)
 
 COUPLED = ("lbfgs", "adafactor", "muon")
-LEARNING_RATES = {"sgd": 0.05, "adagrad": 0.01, "adadelta": 1.0, "rprop": 0.01, "rmsprop": 0.001}
+LEARNING_RATES = {"sgd": 0.05, "rmsprop": 0.01, "adagrad": 0.01, "nadam": 0.002, "adadelta": 1.0, "adamax": 0.002, "rprop": 0.01}
+"""Where none is given: torch's, but for SGD; of the others it is .001."""
 
 SCHEDULES: Registry[Callable[[Training, int, int], float]] = Registry("schedule")
 
@@ -73,12 +74,13 @@ class Training:
     batch_size: samples a step; None takes min(128, n_train // 40).
     optimizer: a name of `OPTIMIZERS`. lr: learning rate; None takes .05 for SGD and torch's default for the others.
     momentum, nesterov: SGD only. weight_decay: on every parameter.
-    schedule: "cosine" per step over the horizon, "constant", or "step" with `step_every` (steps) and `step_factor`.
+    schedule: "cosine" per step over the horizon, "constant", or "step" with `step_every` (steps) and `step_factor`. Rprop follows
+        none: it reads the learning rate in its first step only.
     rescale: divide survivors by sqrt(layer density) at the start.
     own_weights: another draw of the initial weights for every individual, instead of common ones.
     init: "problem" for its own initial weights, "eoi" for exactly orthogonal ones on the mask, "hessian" for its own with every
         layer scaled to a Hessian norm of 1.
-    drop_rate: share of the prunable weights that each step drops at random (DropConnect).
+    drop_rate: share of the prunable weights that each step drops at random (DropConnect); SGD only.
     """
 
     engine: str = "auto"
@@ -147,12 +149,18 @@ class Training:
                 raise InputError(f"{name}={getattr(self, name)!r} is not usable: give True or False")
         if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
             raise InputError("nesterov=True needs optimizer='sgd' and a momentum above 0: change one of them")
+        if self.drop_rate and self.optimizer != "sgd":  # which divide out the scale that a step on the mean weights takes
+            raise InputError(f"drop_rate={self.drop_rate!r} needs optimizer='sgd', not {self.optimizer!r}: change one of them")
         self._check_read()
         if self.rescale and self.init != "problem":
             raise InputError(f"rescale=True would undo init={self.init!r}: choose one of them")
 
     def _check_read(self) -> None:
         """Raise `InputError` for what the chosen optimizer or schedule would not read."""
+        if self.optimizer == "rprop" and self.schedule not in (type(self).schedule, "constant"):
+            raise InputError(
+                f"schedule={self.schedule!r} does nothing with optimizer='rprop': it reads lr in its first step only"
+            )
         unread = {
             "momentum": ("optimizer", "sgd", self.optimizer == "sgd"),
             "step_every": ("schedule", "step", self.schedule == "step"),

@@ -21,13 +21,16 @@ from evoprune.errors import InputError, MaskMismatch, TrainingFailed
 from evoprune.masks.mask import Mask
 from evoprune.problems.gradients import always_trainable
 from evoprune.problems.problem import Problem
+from evoprune.shortage import out_of_memory
 from evoprune.training.batches import Batches
 from evoprune.training.denormals import EVERY, zero_tiny
 from evoprune.training.dropconnect import DropConnect
+from evoprune.training.ending import catch_up, finish_epoch
 from evoprune.training.engines import Chunk, EngineChoice, FusedStep
 from evoprune.training.evaluation import Evaluator
+from evoprune.training.interrupts import interrupted_between, undone
 from evoprune.training.ledger import Ledger
-from evoprune.training.memory import check_memory, out_of_memory, release_memory
+from evoprune.training.memory import check_memory, release_memory
 from evoprune.training.optimizers import set_rate, transplant, zero_gradients
 from evoprune.training.options import SCHEDULES, Training
 from evoprune.training.parameters import Parameters, Relayout
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["Population"]
 
 log = logging.getLogger("evoprune")
-progress = logging.getLogger("evoprune.progress")
 
 
 class HasMask(Protocol):
@@ -62,7 +64,8 @@ class Population:
     problem: what is trained. individuals: masks, or anything with a `.mask`.
     horizon: epochs over which the learning rate's schedule runs; `train` cannot go beyond it.
     seed: batches and dropout. weights: one mapping an individual of dense starting values by parameter name, in place of
-    the problem's initial weights, which stand in for what it lacks. Further keywords: the options of `Training`.
+    the problem's initial weights, which stand in for what it lacks, and of what `init=`, `rescale=` and `own_weights=` would make
+    of them: these then have no part. Further keywords: the options of `Training`.
 
     A row that turns NaN is marked failed at the end of the epoch and never disturbs another.
     Raises `InputError` for no individuals or a bad option, `MaskMismatch` for masks of another model.
@@ -155,12 +158,11 @@ class Population:
             raise InputError(f"{self.epoch} + {epochs} epochs go beyond the horizon of {self.horizon}: raise horizon=")
         if self.steps % self.batches.per_epoch:
             raise InputError(f"step {self.steps} lies within epoch {self.epoch + 1}: finish it with train_steps()")
-        started = time.perf_counter()
-        with self._undisturbed():
+        with self._training():
             for remaining in range(epochs, 0, -1):
                 self.trace.start_sums(tuple(record) if remaining == 1 else ())
                 self._advance(self.batches.per_epoch, gradients=gradients)
-        return self._finish_training(started)
+        return self
 
     def train_steps(self, steps: int) -> Population:
         """Advance every network by `steps` optimizer steps; where an epoch ends the trace gets its rows. Returns itself.
@@ -170,37 +172,48 @@ class Population:
         steps = whole("steps", steps)
         if self.steps + steps > self.horizon * self.batches.per_epoch:
             raise InputError(f"{self.steps} + {steps} steps go beyond the horizon of {self.horizon} epochs: raise horizon=")
-        started, end = time.perf_counter(), self.steps + steps
-        self.trace.start_sums(())
-        with self._undisturbed():
+        end = self.steps + steps
+        with self._training():
+            self.trace.start_sums(())
             while self.steps < end:
                 self._advance(min(end - self.steps, self.batches.per_epoch - self.steps % self.batches.per_epoch))
-        return self._finish_training(started)
+        return self
 
-    def _finish_training(self, started: float) -> Population:
-        self.ledger.wall_s += time.perf_counter() - started
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """The block trains: what an interrupt left open is finished first, its time counts, and some network is left after it."""
+        started = time.perf_counter()
+        try:
+            with self._undisturbed():
+                catch_up(self)
+                yield
+        finally:
+            self.ledger.wall_s += time.perf_counter() - started
         if self.trace.failed.all():
             who = "the network" if len(self) == 1 else f"all {len(self)} networks"
             raise TrainingFailed(f"{who} turned NaN by epoch {self.epoch}: lower lr= (now {self.training.base_lr})")
-        return self
 
     def _advance(self, steps: int, *, gradients: bool = True) -> None:
         """Take `steps` steps within one epoch, and finish the epoch when they end it."""
-        first = self.steps % self.batches.per_epoch
+        start, first = self.steps, self.steps % self.batches.per_epoch
         for chunk in self._chunks:
             chunk.train()
         if not first:
             self._loss.zero_()
         order = self.batches.order(self.epoch)
-        for indices in order[first : first + steps]:
-            self._step(indices, order, gradients=gradients)
-            self.steps += 1
-            if self.steps % EVERY == 0:
-                zero_tiny(self.optimizer)
-        counts = [mask.count for mask in self.masks]
-        self.ledger.train(steps * self.batches.size, counts, 3 * self.problem.prunable * len(self.problem.split("train")))
+        try:
+            with interrupted_between() as let_interrupts_through:
+                for indices in order[first : first + steps]:
+                    self._step(indices, order, gradients=gradients)
+                    self.steps += 1
+                    if self.steps % EVERY == 0:
+                        zero_tiny(self.optimizer)
+                    let_interrupts_through()
+        finally:
+            counts, taken = [mask.count for mask in self.masks], (self.steps - start) * self.batches.size
+            self.ledger.train(taken, counts, 3 * self.problem.prunable * len(self.problem.split("train")))
         if first + steps == self.batches.per_epoch:
-            self._finish_epoch((self._loss / self.batches.per_epoch).cpu().numpy())
+            finish_epoch(self)
 
     def _step(self, indices: Tensor, order: Tensor, *, gradients: bool) -> None:
         """One step on the samples `indices`, in the fastest way there is. order: all indices of the epoch."""
@@ -258,21 +271,13 @@ class Population:
 
     def _try(self, inputs: Tensor, targets: Tensor, *, gradients: bool) -> None:
         """Gradients of a step: where memory runs out they are taken again with half as many individuals a chunk."""
-        changes = [self._loss, *self.parameters.buffers.values()]
-        before = [value.clone() for value in changes]
-        while not self._fits(inputs, targets, gradients=gradients):
+        while True:
+            try:
+                with undone([self._loss, *self.parameters.buffers.values()], self.parameters):
+                    return self._gradients(inputs, targets, gradients=gradients)
+            except (RuntimeError, MemoryError) as error:
+                self._halve(error)
             self._cut_again()
-            zero_gradients(self.parameters)
-            for value, saved in zip(changes, before, strict=True):
-                value.copy_(saved)
-
-    def _fits(self, inputs: Tensor, targets: Tensor, *, gradients: bool) -> bool:
-        try:
-            self._gradients(inputs, targets, gradients=gradients)
-        except (RuntimeError, MemoryError) as error:
-            self._halve(error)
-            return False
-        return True
 
     def _halve(self, error: Exception) -> None:
         """Half as many individuals a chunk, if that may help; raises `error` if not."""
@@ -300,41 +305,15 @@ class Population:
         """Give the optimizer the learning rate of the step to come."""
         set_rate(self.optimizer, self.rate(self.steps))
 
-    def seed_dropout(self) -> None:
-        """Seed what a forward may draw from in the step to come: all chunks draw the same."""
-        seeds.seed_all(self._dropout_seed + self.steps)
+    def seed_dropout(self, ahead: int = 0) -> None:
+        """Seed what a forward may draw from in the step to come, or so many steps `ahead`: all chunks draw the same."""
+        seeds.seed_all(self._dropout_seed + self.steps + ahead)
 
     @contextmanager
     def _undisturbed(self) -> Iterator[None]:
         """The block changes no global generator and computes in the precision asked for."""
         with seeds.isolated(), arithmetic(self.training.precision, self.device):
             yield
-
-    def _finish_epoch(self, train_loss: Any) -> None:
-        counts = [mask.count for mask in self.masks]
-        values = self._evaluate("validation")
-        self.trace.failed |= ~np.isfinite(train_loss) | ~np.isfinite(values["loss"]) | ~self._finite()
-        self.trace.add(
-            self.epoch,
-            {
-                "train_loss": train_loss,
-                "val_loss": values["loss"],
-                "val_accuracy": values["accuracy"],
-                "survivors": counts,
-                "failed": self.trace.failed.tolist(),
-            },
-        )
-        progress.debug("epoch %d of %d, %d networks", self.epoch, self.horizon, len(self))
-
-    def _finite(self) -> Any:
-        """Whether all values of each row are finite, `(K,)`."""
-        good = np.ones(len(self), dtype=bool)
-        for name, value in self.parameters.survivors.items():
-            bad = self.parameters.owners(name)[~torch.isfinite(value.detach())]
-            good[bad.unique().cpu().numpy()] = False
-        for value in self.parameters.stacked.values():
-            good &= torch.isfinite(value.detach()).reshape(len(self), -1).all(1).cpu().numpy()
-        return good
 
     # ---- asking -------------------------------------------------------------------------------------------------
 
@@ -357,12 +336,13 @@ class Population:
 
     def _evaluate(self, split: str) -> dict[str, Any]:
         data = self.problem.split(split)
-        self.ledger.evaluation_samples += len(self) * len(data)
         while True:
             try:
                 with arithmetic(self.training.precision, self.device):
                     assert self._evaluator is not None
-                    return self._evaluator(data)
+                    values = self._evaluator(data)
+                self.ledger.evaluation_samples += len(self) * len(data)
+                return values
             except (RuntimeError, MemoryError) as error:
                 self._halve(error)
             self._cut_again()
@@ -441,9 +421,10 @@ class Population:
         passes = math.ceil(anew.batches / self.batches.per_epoch)
         self.ledger.evaluation_samples += passes * len(self) * self.batches.per_epoch * self.batches.size
         with self._undisturbed(), torch.no_grad():
-            for indices in (indices for ahead in range(passes) for indices in self.batches.order(self.epoch + ahead)):
+            batches = (indices for ahead in range(passes) for indices in self.batches.order(self.epoch + ahead))
+            for number, indices in enumerate(batches):
                 for chunk in self._chunks:
-                    self.seed_dropout()
+                    self.seed_dropout(number)
                     chunk.train()(self.batches.rows(indices)[0])
         anew.finish()
         return self
@@ -461,6 +442,7 @@ class Population:
         return self._move(chosen, *self.parameters.rewire(chosen, masks), branch=branch)
 
     def _move(self, rows: Sequence[int], parameters: Parameters, relayout: Relayout, *, branch: bool) -> Population:
+        catch_up(self)
         self.trace.move(parameters, relayout, rows, branch=branch)
         self.optimizer = transplant(self.optimizer, self.training, self.parameters, parameters, relayout)
         self._loss = self._loss[list(rows)]
@@ -509,6 +491,7 @@ class Population:
         if row is None and len(self) > 1:
             raise InputError(f"there are {len(self)} networks: give row=, or select one first")
         position = self._position(row or 0)
+        catch_up(self)
         if self.trace.failed[position]:
             raise TrainingFailed(
                 f"network {position} has turned NaN and cannot become a ticket: lower lr= (now {self.training.base_lr})"

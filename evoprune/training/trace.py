@@ -96,6 +96,10 @@ class Trace:
         """Epochs recorded so far."""
         return max((epoch for _, epoch in self._rows), default=0)
 
+    def lacks(self, epoch: int) -> bool:
+        """Whether a current row has no training loss of `epoch`."""
+        return any("train_loss" not in self._rows.get((individual, epoch), {}) for individual in self.individuals)
+
     def last(self, column: str) -> Floats:
         """The latest value of a column for each current row, `(K,)`."""
         epoch = self.epoch

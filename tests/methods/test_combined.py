@@ -68,7 +68,7 @@ def test_dissipate_first_then_masks_compete_among_the_survivors() -> None:
 @pytest.mark.parametrize("rule", ["rank", "rank_relative", "gradient"])
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_counts_are_exact_for_every_rule(order: str, rule: str, scope: str) -> None:
-    ticket = combined(order=order, rule=rule, scope=scope, reference="epoch")
+    ticket = combined(order=order, rule=rule, scope=scope, reference="init" if rule == "gradient" else "epoch")
     assert ticket.mask.count == mlp().space.budget(0.8)
     assert min(ticket.mask.counts) >= 1
 
@@ -88,7 +88,7 @@ def test_one_start_that_turns_nan_does_not_end_the_others() -> None:
     [
         {"rule": "fraction"}, {"selection_epochs": 0}, {"selection_epochs": 0, "criterion": "live_paths"},
         {"selection_epochs": 6}, {"checks": 6}, {"order": "first"}, {"k": 0}, {"order": "dissipate-first", "k": 0},
-        {"pool": 0.5}, {"pool": "many"}, {"start_sparsity": 0.9},
+        {"pool": 0.5}, {"pool": "many"}, {"pool": 3.0}, {"rule": "gradient", "reference": "epoch"}, {"start_sparsity": 0.9},
         {"order": "dissipate-first", "checks": 4, "selection_epochs": 2},
     ],
     ids=str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
@@ -201,7 +200,7 @@ def test_a_period_counts_steps_not_epochs(tiny: ep.Problem) -> None:
     assert by_default.masks == by_step.masks
 
 
-def test_rigl_counts_its_dense_gradients_and_says_when_it_never_moves(tiny: ep.Problem, caplog: pytest.LogCaptureFixture) -> None:
+def test_rigl_counts_its_dense_gradients(tiny: ep.Problem) -> None:
     options = {"sparsity": 0.8, "epochs": 4, **OPTIONS}
     plain = ep.methods["random"](tiny, **options).ledger
     ledger = ep.methods["rigl"](tiny, every=5, **options).ledger
@@ -209,10 +208,32 @@ def test_rigl_counts_its_dense_gradients_and_says_when_it_never_moves(tiny: ep.P
     updates = len(range(5, int(0.75 * steps), 5))
     assert ledger.samples - plain.samples == updates * 9
     assert ledger.survivor_updates - plain.survivor_updates == updates * 9 * 3 * tiny.prunable
-    with caplog.at_level(logging.WARNING, logger="evoprune"):
-        still = ep.methods["rigl"](tiny, every=1000, **options)
-    assert "nothing moves" in caplog.text
-    assert still.mask == ep.methods["random"](tiny, **options).mask
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "warned"),
+    [
+        ("rigl", {"every": 1000}, True),
+        ("set", {"every": 1000}, True),
+        ("set", {"every": 4 * 8}, True),
+        ("set", {"every": 4 * 8 - 1}, False),
+        ("set", {"epochs": 1}, True),
+        ("set", {"epochs": 2}, False),
+        ("dissipate_regrow", {"epochs": 2}, True),
+        ("dissipate_regrow", {"epochs": 3}, False),
+        ("regrow_average", {"epochs": 2, "checks": 1, "average": 0.5}, True),
+    ],
+    ids=str,
+)
+def test_a_period_that_never_comes_is_said(
+    name: str, options: dict[str, Any], warned: bool, tiny: ep.Problem, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = {"sparsity": 0.8, "epochs": 4, **OPTIONS, **options}
+    ticket = ep.methods[name](tiny, **asked)
+    assert ("nothing moves" in caplog.text) is warned
+    if warned and name in ("rigl", "set"):
+        start = {option: value for option, value in asked.items() if option != "every"}
+        assert ticket.mask == ep.methods["random"](tiny, **start).mask
 
 
 # ---- dissipation and regrowth -------------------------------------------------------------------------------------------

@@ -97,6 +97,8 @@ def test_a_validation_set_of_ones_own_is_taken_as_it_is() -> None:
     data = load_data({**given, **own})
     assert len(data.train) == len(given["x_train"])
     assert data.validation.goals.tolist() == [0, 1, 2, 3, 0, 1]
+    with pytest.raises(InputError, match=r"validation=0\.2 does nothing beside x_validation"):
+        load_data({**given, **own}, validation=0.2)
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, True, "much", [0.1], float("nan")])

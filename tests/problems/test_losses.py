@@ -90,6 +90,27 @@ def test_a_loss_of_a_wrong_shape_or_that_fails_is_one_clear_line(logits: Tensor,
         UserLoss(_boom, "accuracy").per_sample(logits, classes)
 
 
+def summed(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.mse_loss(outputs, targets, reduction="sum")
+
+
+ZEROS = {"x_train": np.zeros((60, 4), np.float32), "y_train": np.zeros(60), "x_test": np.zeros((9, 4), np.float32)} | {
+    "y_test": np.zeros(9)
+}
+
+
+def test_a_sum_over_the_samples_is_refused_and_a_mean_is_not() -> None:
+    """Its value would depend on the size of the batch."""
+    one = {name: value + 1 for name, value in ZEROS.items()}
+    for data, loss in (("digits", nn.CrossEntropyLoss(reduction="sum")), (one, summed)):
+        with pytest.raises(InputError, match="doubles with the samples: give reduction='mean' or 'none'"):
+            Problem("mlp:4", data, loss=loss)
+    for loss in (nn.MSELoss(), nn.MSELoss(reduction="none")):
+        for data in (one, ZEROS):  # of zeros everything is 0
+            Problem("mlp:4", data, loss=lambda outputs, targets, loss=loss: loss(outputs, targets).squeeze())
+    Problem("mlp:4", ZEROS, loss=summed)
+
+
 def test_a_loss_with_weights_of_its_own_is_refused() -> None:
     loss = nn.Sequential(nn.Linear(2, 1))
     with pytest.raises(InputError, match="has weights to train: only the model trains"):

@@ -74,6 +74,27 @@ def test_running_statistics_are_those_of_the_mean() -> None:
     assert generation.ledger.evaluation_samples == other + samples + len(problem.split("validation"))
 
 
+@pytest.mark.parametrize("engine", ["loop", "dense"])
+def test_dropout_drops_others_in_every_batch_that_statistics_are_taken_from(engine: str) -> None:
+    """Of a constant that is dropped half of the time or doubled, the mean over 36 batches; of one draw it is 0 or 2."""
+
+    class Dropped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inp, self.bn, self.out = torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4, momentum=0.02), torch.nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            kept = torch.nn.functional.dropout(torch.ones(1, 4), 0.5, self.training)
+            out: torch.Tensor = self.out(self.bn(0 * self.inp(x) + kept))
+            return out
+
+    generation = population(own(Dropped), engine=engine, batch_size=2).settle()
+    means = generation.parameters.buffers["bn.running_mean"]
+    assert torch.equal(means[0], means[1])
+    assert (means[0] > 0.4).all()
+    assert (means[0] < 1.6).all()
+
+
 def test_a_failed_network_does_not_disturb_the_mean_of_another() -> None:
     both, alone = population(), population()
     with torch.no_grad():

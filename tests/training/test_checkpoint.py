@@ -22,7 +22,7 @@ from tests.tiny import Residual, dropped, mlp, own
 
 
 def population(problem: Problem, **options: Any) -> Population:
-    return Population(problem, random_masks(problem.space, 4, sparsity=0.6), horizon=6, **{"batch_size": 20, **options})
+    return Population(problem, random_masks(problem.space, 4, sparsity=0.6), **{"horizon": 6, "batch_size": 20, **options})
 
 
 def shrink(generation: Population) -> Population:
@@ -116,8 +116,10 @@ OTHERS: dict[str, tuple[Callable[[], Problem], dict[str, Any], str, str | None]]
     "optimizer": (mlp, {"optimizer": "adam"}, "optimizer='sgd', this population has 'adam': set optimizer='sgd'", None),
     "momentum": (mlp, {"momentum": 0.5}, "momentum=0.9, this population has 0.5: set momentum=0.9", None),
     "batch size": (mlp, {"batch_size": 10}, "batch_size=20, this population has 10", None),
+    "seed": (mlp, {"seed": 3}, "seed=0, this population has 3: set seed=0", None),
+    "horizon": (mlp, {"horizon": 9}, "horizon=6, this population has 9: set horizon=6", None),
     "data": (lambda: mlp(samples=90), {}, "another problem", None),
-    "seed": (lambda: mlp().with_seed(1), {}, "another problem", None),
+    "initial weights": (lambda: mlp().with_seed(1), {}, "another problem", None),
 }
 
 

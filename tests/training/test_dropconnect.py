@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,15 @@ from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_masks
+from evoprune.training.options import OPTIMIZERS, Training
 from evoprune.training.population import Population
 from tests.tiny import mlp
 
 
-def test_training_is_that_of_the_paper() -> None:
+@pytest.mark.parametrize(
+    "options", [{"momentum": 0.9}, {"momentum": 0.0}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}]
+)
+def test_training_is_that_of_the_paper(options: dict[str, Any]) -> None:
     """W trains with W·M in each step; evaluation uses the mean (1 - rate)·W.  [Wan 2013]"""
     rate, lr = 0.4, 0.1
     generation = Population(
@@ -25,14 +30,14 @@ def test_training_is_that_of_the_paper() -> None:
         horizon=2,
         drop_rate=rate,
         lr=lr,
-        momentum=0.9,
         dtype="float64",
         batch_size=20,
         engine="loop",
+        **options,
     )
     module = mlp().module().double()
     weights = {name: module.get_parameter(name) for name in mlp().space.names}
-    optimizer = torch.optim.SGD(module.parameters(), lr=lr, momentum=0.9)
+    optimizer = torch.optim.SGD(module.parameters(), lr=lr, **options)
     total = 2 * generation.batches.per_epoch
     for step in range(total):
         optimizer.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / total))
@@ -77,6 +82,14 @@ def test_about_the_asked_share_is_dropped_and_others_every_step() -> None:
 def test_a_rate_outside_zero_to_one_is_refused(rate: object) -> None:
     with pytest.raises(InputError, match="drop_rate"):
         Population(mlp(), [Mask.full(mlp().space)], horizon=1, drop_rate=rate)
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "sgd"])
+def test_an_optimizer_that_divides_the_scale_out_is_refused(optimizer: str) -> None:
+    """A step on W is (1 - rate) times one on the mean; these would take it whole."""
+    with pytest.raises(InputError, match=f"drop_rate=0.9 needs optimizer='sgd', not '{optimizer}'"):
+        Training.of(drop_rate=0.9, optimizer=optimizer)
+    Training.of(optimizer=optimizer)
 
 
 def test_an_interrupted_step_leaves_no_weight_dropped() -> None:

@@ -231,6 +231,17 @@ def test_methods_take_a_layer_that_no_gradient_reaches(method: str, engine: str)
     assert ticket.mask.sparsity == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize("engine", ["loop", "dense", "sparse"])
+def test_weight_decay_alone_moves_such_a_layer_as_the_warning_says(engine: str, caplog: pytest.LogCaptureFixture) -> None:
+    problem = Problem(Aside, table((6,)))
+    assert "no gradient reaches aside.weight: they keep their initial weights, but for weight decay" in caplog.text
+    for decay in (0.0, 0.1):
+        ticket = ep.methods["random"](problem, sparsity=0.5, epochs=2, engine=engine, weight_decay=decay, **OPTIONS)
+        began, ended = (values["aside.weight"].abs().sum() for values in (ticket.initial, ticket.weights))
+        assert bool(ended < 0.97 * began) is bool(decay)
+        assert bool(ended == began) is not bool(decay)
+
+
 def test_hessian_scales_leave_such_a_layer_alone() -> None:
     problem = Problem(Aside, table((6,)))
     ticket = ep.methods["random"](problem, sparsity=0.5, epochs=1, init="hessian", **OPTIONS)

@@ -12,9 +12,10 @@ import torch
 
 from evoprune.errors import EvopruneError, NotEnoughMemory
 from evoprune.masks.sampling import random_masks
+from evoprune.shortage import out_of_memory
 from evoprune.training.capacity import largest_population
 from evoprune.training.engines.dense import DenseEngine
-from evoprune.training.memory import available_memory, check_memory, largest, out_of_memory
+from evoprune.training.memory import available_memory, check_memory, largest
 from evoprune.training.population import Population
 from tests.tiny import Residual, own
 
@@ -120,6 +121,29 @@ def test_losses_gradients_and_running_statistics_are_as_if_it_had_fitted(where: 
     for name, value in {**expected.parameters.leaves(), **expected.parameters.buffers}.items():
         torch.testing.assert_close({**found.parameters.leaves(), **found.parameters.buffers}[name], value, rtol=0, atol=1e-10)
     assert found.trace.last("train_loss") == pytest.approx(expected.trace.last("train_loss"), abs=1e-10)
+
+
+@pytest.mark.parametrize("vmapped", [True, False])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")], ids=repr)
+def test_a_loss_that_runs_out_of_memory_is_taken_of_fewer_networks(error: Exception, vmapped: bool) -> None:
+    full = [False]
+
+    def greedy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if full[0]:
+            full[0] = False
+            raise error
+        if not vmapped:
+            float(outputs.detach().sum())
+        return torch.nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    problem = own(Residual, loss=greedy)
+    options = {"horizon": 2, "engine": "dense", "device": "cpu", "dtype": "float64"}
+    expected, found = (Population(problem, random_masks(problem.space, 4, sparsity=0.5), **options).train(1) for _ in range(2))
+    full[0] = True
+    found.train(1)
+    assert [chunk.k for chunk in found._chunks] == [2, 2]
+    assert problem.loss._vmap is vmapped  # type: ignore[attr-defined]
+    assert found.trace.last("val_loss") == pytest.approx(expected.train(1).trace.last("val_loss"), abs=1e-10)
 
 
 def _no_memory(gradient: torch.Tensor) -> None:

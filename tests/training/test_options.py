@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
@@ -9,8 +10,11 @@ import pytest
 import torch
 
 from evoprune.errors import InputError, UnknownName
+from evoprune.masks.sampling import random_masks
 from evoprune.training.options import OPTIMIZERS, SCHEDULES, Training
+from evoprune.training.population import Population
 from tests.gpus import show_gpus
+from tests.tiny import mlp
 
 BAD: list[tuple[str, Any]] = [
     *[("lr", value) for value in (-0.1, float("nan"), float("inf"), "fast", True)],
@@ -67,7 +71,11 @@ def test_defaults_are_the_documented_ones() -> None:
     training = Training.of()
     assert (training.optimizer, training.base_lr, training.momentum, training.weight_decay) == ("sgd", 0.05, 0.9, 0.0)
     assert (training.schedule, training.dtype, training.batch_size) == ("cosine", "float32", None)
-    assert Training.of(optimizer="adam").base_lr == 0.001
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "sgd"])
+def test_the_learning_rate_of_an_optimizer_other_than_sgd_is_torchs(name: str) -> None:
+    assert Training.of(optimizer=name).base_lr == inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
 
 
 def test_schedules_are_functions_of_step_and_horizon() -> None:
@@ -97,6 +105,17 @@ def test_what_nothing_would_read_is_refused(options: dict[str, Any], reader: str
     with pytest.raises(InputError, match=f"does nothing with .*: give {reader}, or leave it out"):
         Training.of(**options)
     Training.of(**options | {reader.split("=")[0]: reader.split("'")[1]})
+
+
+def test_rprop_follows_no_schedule() -> None:
+    with pytest.raises(InputError, match="schedule='step' does nothing with optimizer='rprop'"):
+        Training.of(optimizer="rprop", schedule="step")
+    problem, masks = mlp(), random_masks(mlp().space, 1, sparsity=0.5)
+    trained = [
+        Population(problem, masks, horizon=3, optimizer="rprop", schedule=name).train(3) for name in ("cosine", "constant")
+    ]
+    first, second = (generation.parameters.row(0) for generation in trained)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_rprop_has_no_decay() -> None:

@@ -11,7 +11,8 @@ from itertools import groupby
 
 from evoprune.errors import EvopruneError
 from evoprune.evolution.jobs import Finished, Job
-from evoprune.training.memory import out_of_memory, release_memory
+from evoprune.shortage import out_of_memory
+from evoprune.training.memory import release_memory
 
 __all__ = ["Chunk", "Chunks", "WorkerDied", "curable", "travelling"]
 

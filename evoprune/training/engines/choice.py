@@ -14,8 +14,8 @@ from evoprune.masks.mask import Mask
 from evoprune.masks.space import MaskSpace
 from evoprune.problems.files import first_line
 from evoprune.problems.problem import Problem
+from evoprune.shortage import out_of_memory
 from evoprune.training.engines.base import ENGINES, Engine
-from evoprune.training.memory import out_of_memory
 from evoprune.training.parameters import Parameters
 
 __all__ = ["EngineChoice", "make_engine", "sparse_suits"]

@@ -12,10 +12,10 @@ from torch.func import vmap
 
 from evoprune.errors import UnsupportedLayer
 from evoprune.masks.space import MaskSpace
+from evoprune.shortage import out_of_memory
 from evoprune.training.engines.base import ENGINES, Chunk, Engine, hooked
 from evoprune.training.engines.batch_last import batch_last
 from evoprune.training.engines.loop import ScatteredChunk, call
-from evoprune.training.memory import out_of_memory
 from evoprune.training.parameters import Parameters
 from evoprune.training.precision import PRECISIONS
 
