@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -22,20 +21,14 @@ def trainable() -> Iterator[None]:
         yield
 
 
-def always_trainable(made: Class) -> Class:
-    """Decorate a class: its constructor and its public methods run as `trainable`."""
-    for name, function in list(vars(made).items()):
-        if inspect.isfunction(function) and (name == "__init__" or not name.startswith("_")):
-            setattr(made, name, _always(function))
-    return made
+def always_trainable(*, but: Sequence[str] = ()) -> Callable[[Class], Class]:
+    """Decorate a class: its constructor and its public methods run as `trainable`, `but` for those that every step calls."""
 
+    def decorate(made: Class) -> Class:
+        for name, function in list(vars(made).items()):
+            public = inspect.isfunction(function) and not name.startswith("_") and name not in but
+            if public or name == "__init__":
+                setattr(made, name, trainable()(function))
+        return made
 
-def _always(function: Callable[..., Any]) -> Callable[..., Any]:
-    changed = trainable()(function)
-
-    @wraps(function)
-    def always(*args: Any, **options: Any) -> Any:
-        usual = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()  # asked in every step: changing it takes longer
-        return (function if usual else changed)(*args, **options)
-
-    return always
+    return decorate

@@ -27,7 +27,7 @@ __all__ = ["Problem"]
 log = logging.getLogger("evoprune")
 
 
-@always_trainable
+@always_trainable()
 class Problem:
     """What is trained: a model with its initial weights, data in three splits, and a loss.
 

@@ -57,7 +57,7 @@ class HasMask(Protocol):
     def mask(self) -> Mask: ...
 
 
-@always_trainable
+@always_trainable(but=("rate", "set_rate", "seed_dropout"))
 class Population:
     """K sparse networks of one problem that see the same batches in the same order (common random numbers).
 
