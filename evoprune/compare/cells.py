@@ -13,6 +13,7 @@ from evoprune.methods.registry import METHODS, Method
 from evoprune.problems.problem import Problem
 from evoprune.runs import Arguments, default_sparsity
 from evoprune.training.options import Training
+from evoprune.values import native
 
 __all__ = ["EPOCHS", "Cell", "Problems", "cells_of", "check_seeds", "common_options", "named_problems", "own_options"]
 
@@ -117,6 +118,7 @@ def own_options(method: Method, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_seeds(seeds: int | Sequence[int]) -> list[int]:
     """Which seeds. Raises `InputError`."""
+    seeds = native(seeds)
     if isinstance(seeds, int) and (isinstance(seeds, bool) or seeds < 1):
         raise InputError(f"seeds={seeds!r} is not usable: give how many, at least 1")
     chosen = [streams.check_seed(seed) for seed in (range(seeds) if isinstance(seeds, int) else seeds)]

@@ -45,10 +45,11 @@ def halving(
     finalist is trained again, and the best mean loss wins; with 0 the validation loss at the end decides, and is then no fair
     estimate.
     """
-    rungs = default_rungs(epochs, k, check_eta(eta)) if rungs is None else rungs_of(rungs)
+    eta = check_eta(eta)
+    rungs = default_rungs(epochs, k, eta) if rungs is None else rungs_of(rungs)
     default = ("grad", "loss")[: max(1, len(rungs))]
     criteria = criteria_of(default if criterion is None else criterion, len(rungs))
-    check_rungs(rungs, epochs, criterion=criteria[0], k=k, eta=eta)
+    rungs = check_rungs(rungs, epochs, criterion=criteria[0], k=k, eta=eta)
     for name, value, least in (("finalists", finalists, 1), ("judges", judges, 0)):
         whole(name, value, least)
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
