@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -438,45 +436,3 @@ def test_help_shows_each_default_once_and_without_brackets_in_brackets(
 
 def test_the_version_is_shown(evoprune: Command) -> None:
     assert evoprune("--version") == (0, f"evoprune {metadata.version('evoprune')}\n", "")
-
-
-# ---- as a program ------------------------------------------------------------------------------------------------
-
-
-def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    command = [sys.executable, "-m", "evoprune", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False)
-
-
-def test_what_the_output_cannot_show_becomes_a_question_mark(tmp_path: Path) -> None:
-    done = program("list", "models", PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "?" in done.stdout
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("place", ["/dev/full", "&-"])
-@pytest.mark.parametrize("command", ["list models", "--version"])
-def test_an_output_that_takes_nothing_is_one_line(command: str, place: str) -> None:
-    done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m evoprune {command} >{place}"], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "output" in done.stderr
-
-
-def test_the_program_runs_without_colours_when_told(tmp_path: Path) -> None:
-    done = program("run", "random", *TINY, "--json", "--out", str(tmp_path / "run"), NO_COLOR="1", FORCE_COLOR="1")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["method"] == "random"
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", done.stderr)
-
-
-def test_what_is_slow_to_import_is_not_imported_for_a_wrong_word() -> None:
-    code = "import sys, evoprune.cli; print(sorted({'torch', 'pandas', 'scipy', 'matplotlib', 'numba'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"

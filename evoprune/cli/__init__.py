@@ -56,14 +56,21 @@ def _unwritten(error: OSError) -> str:
 
 
 def _flushed(code: int) -> int:
-    """The exit code, once all that was printed is written; an error of that is said unless another was, or nobody reads on."""
+    """The exit code, once all that was printed is written; an error of that is said unless another was, or nobody reads on.
+
+    What standard error does not take changes no code.
+    """
     try:
         sys.stdout.flush()
     except OSError as error:
         if not code and not isinstance(error, BrokenPipeError):
             say_error(_unwritten(error))
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  or Python tries again at its end
-        return code or 1
+        code = code or 1
+    try:
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  or Python tries again, and exits with a code of its own
     return code
 
 
