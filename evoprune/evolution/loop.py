@@ -88,7 +88,8 @@ def generations(
     `evaluate` or `map`, and where the fitness is a tournament (`rungs=`): there everybody competes anew, and the hall of fame is
     of the generation.
 
-    The same script with a journal goes on where it was killed, as with DEAP's own loops.
+    As in DEAP's own loops selection and who is varied draw from the global `random`, whatever the toolbox's seed: a script that
+    calls `random.seed` is repeatable, and with a journal goes on where it was killed when it is run again.
     """
     _check(cxpb, mutpb, ngen, mu, lambda_, comma, repetitions)
     parents = list(population)

@@ -67,9 +67,11 @@ def make_toolbox(
     come from several. DEAP's loops do not do so for a hall of fame: use that of `generations`, which is of one generation.
     inherit: None trains every mask from the initial weights, "weights" from the trained survivors of the individual it was
     cloned from. guided: whether evaluations tell what `mutGuided` reads; None where that is the `mutate`.
-    seed: a private stream for the operators, and the training's; None draws from the global `random` and trains with seed 0.
+    seed: rules the operators, by a private stream, and the training; None lets operators draw from the global `random` and trains
+    with seed 0. Selection and who is varied are DEAP's and draw from the global `random` all the same: `random.seed` rules them.
     training: the options of `Training`.
-    journal: file to which every finished evaluation is appended; the same script run again goes on from it.
+    journal: file to which every finished evaluation is appended; the same script run again goes on from it, where it makes the
+    same masks: it calls `random.seed`.
     executor: None trains in this process; a number starts so many worker processes; or a `ProcessExecutor`, a `RayExecutor`.
     chunk: networks of a sub-batch at most, retries: of an evaluation that raised; neither changes a result.
 
