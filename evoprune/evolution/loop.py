@@ -13,6 +13,7 @@ from evoprune.errors import InputError
 from evoprune.evolution.batchmap import BatchMap, core, wraps
 from evoprune.evolution.elites import Elites, similar
 from evoprune.evolution.genealogy import Genealogy, diversity, row_of
+from evoprune.evolution.individual import has_failed
 from evoprune.training.ledger import Ledger
 from evoprune.values import whole
 
@@ -153,7 +154,7 @@ def logbook_frame(logbook: tools.Logbook) -> pd.DataFrame:
 
 
 def _sound(individuals: Sequence[Any]) -> list[Any]:
-    return [individual for individual in individuals if not getattr(individual, "failed", False)]
+    return [individual for individual in individuals if not has_failed(individual)]
 
 
 def _check(

@@ -11,6 +11,7 @@ from deap import tools
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.evolution.assess import assess, initial_population
+from evoprune.evolution.individual import has_failed
 from evoprune.evolution.tournament import ETA, check_eta, check_rungs, criteria_of, default_rungs, rungs_of, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.methods.registry import method
@@ -79,6 +80,6 @@ def _judge(
     for place, (one, row) in enumerate(zip(final, rows, strict=True)):
         if losses:
             row["fresh_losses"] = [float(loss[place]) for loss in losses]
-            if not one.failed:  # its network is the one that becomes the ticket
+            if not has_failed(one):  # its network is the one that becomes the ticket
                 one.fitness.values = (float(np.mean(row["fresh_losses"])),)
     return rows
