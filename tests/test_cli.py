@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
@@ -12,9 +13,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from evoprune import cli, runs
 from evoprune.cli import typed
+from evoprune.cli.run import show_result
 from evoprune.errors import InputError
 from evoprune.evidence.report import commands
 from evoprune.methods import METHODS
@@ -80,6 +83,25 @@ def test_without_json_a_table_goes_to_stderr(evoprune: Command) -> None:
         assert word in done.err
     assert "locked" not in done.err
     assert "locked" in evoprune("run", "random", *TINY, "--out", "run").err
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_a_narrow_terminal_cuts_nothing_of_a_run(evoprune: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    folder = "a folder/" * 10 + "[red]:fire:\\"
+    result = json.loads(evoprune("run", "random", *TINY, "--json", "--out", folder).out)
+    for layer in result["layers"]:
+        layer |= {"name": f"stages.2.blocks.{layer['name']}", "survivors": 1234567, "prunable": 7654321}
+    shown = io.StringIO()
+    monkeypatch.setattr("evoprune.cli.run.errors", lambda: Console(file=shown, width=width, emoji=False))
+    show_result(result)
+    assert shown.getvalue().splitlines()[-1] == folder
+    for layer in result["layers"]:
+        [line] = [line for line in shown.getvalue().splitlines() if line.startswith(f"{layer['name']} ")]
+        assert f" {layer['survivors']:,} " in line
+        assert line.rstrip().endswith(f"{layer['survivors'] / layer['prunable']:.2%}")
+    facts = "".join(shown.getvalue().split())
+    assert f"{result['survivors']:,}of{result['prunable']:,}" in facts
+    assert "…" not in facts
 
 
 def test_the_same_command_twice_trains_once(evoprune: Command) -> None:

@@ -34,7 +34,7 @@ def errors() -> Console:
 
 
 def _console(stream: TextIO) -> Console:
-    return Console(file=stream, width=None if stream.isatty() else 160, soft_wrap=False)
+    return Console(file=stream, width=None if stream.isatty() else 160, soft_wrap=False, emoji=False)
 
 
 class _Unfailing:
