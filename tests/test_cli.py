@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Callable
 from importlib import metadata
@@ -147,6 +148,27 @@ def test_an_npz_is_a_data_set(evoprune: Command) -> None:
     np.savez("mine.npz", x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
     result = json.loads(evoprune("run", "random", *TINY, "--sparsity", ".5", "--data", "mine.npz", "--json").out)
     assert result["prunable"] == 6 * 16 + 16 * 3
+
+
+def test_the_name_of_a_data_file_need_be_no_utf8(evoprune: Command, tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(120, 6)), np.arange(120) % 3
+    name = os.fsdecode(b"caf\xe9.npz")
+    try:
+        with open(name, "wb") as file:
+            np.savez(file, x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
+    except OSError:
+        pytest.skip("a file system of UTF-8 names")
+    command = ("run", "random", *TINY, "--sparsity", ".5", "--data", name, "--test", "--out", "run")
+    first, second = evoprune(*command, "--json"), evoprune(*command, "--json")
+    assert (first.code, second.code, first.out) == (0, 0, second.out), (first, second)
+    assert Path(json.loads(first.out)["data"]).exists()
+    assert "caf?.npz" in (tmp_path / "run" / "log.txt").read_text()
+    done = evoprune(
+        "compare", "random", *TINY, "--seeds", "1", "--workers", "1", "--sparsity", ".5", "--data", name, "--out", "all"
+    )
+    assert done.code == 0, done
+    assert "caf?.npz" in (tmp_path / "all" / "results.csv").read_text()
+    assert evoprune("report", "all").code == 0
 
 
 def test_what_is_lost_is_named(evoprune: Command, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from evoprune.evidence.plots.style import COLOURS, GREY, INK, MARKERS, axes_of, percent, style
 from evoprune.evidence.tables import prunes, score_column, summarise
+from evoprune.formats import as_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,7 +150,7 @@ def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _titles(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, kind: str, level: float) -> None:
-    named = [str(runs[name].iloc[0]) for name in ("data", "model") if name in runs]
+    named = [as_utf8(str(runs[name].iloc[0])) for name in ("data", "model") if name in runs]
     seeds = int(runs["seed"].nunique())
     about = f"mean and {level:.0%} t interval of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"
     if "epochs" in runs and runs["epochs"].nunique() == 1:
