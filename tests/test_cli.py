@@ -222,6 +222,14 @@ def test_ctrl_c_names_the_folder_that_nobody_named(evoprune: Command, tmp_path: 
         assert f"--out runs/{made.name}" in " ".join(done.err.split())
 
 
+def test_ctrl_c_before_a_command_begins_is_one_line(evoprune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evoprune.cli.run.reporting", interrupted)
+    assert evoprune("run", "random") == (130, "", "error: interrupted\n")
+
+
 def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

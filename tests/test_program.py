@@ -87,3 +87,24 @@ def test_a_run_goes_on_when_its_terminal_goes(tmp_path: Path) -> None:
         os.close(terminal)
         assert running.wait(timeout=120) == 0
     assert (tmp_path / "out" / "ticket.safetensors").exists()
+
+
+@pytest.mark.parametrize("imported", ["typer", "rich.console", "torch"])
+def test_ctrl_c_is_one_line_while_it_starts(imported: str) -> None:
+    code = f"""
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == {imported!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+sys.argv = ["evoprune", "run", "random"]
+from evoprune.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.startswith("error: interrupted")
+    assert done.stderr.count("\n") == 1

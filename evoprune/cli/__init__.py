@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _prepare_streams()
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="evoprune", standalone_mode=False)
+        if code == 130:  # before a command began
+            say_error("interrupted")
+    except SystemExit as ended:
+        code = ended.code
     except OSError as error:  # of a line printed outside `reporting`: the version, the help
         say_error(_unwritten(error))
         code = 1

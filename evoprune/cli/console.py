@@ -99,7 +99,8 @@ def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INF
         _fail(console, str(error), 1, verbose)
     except KeyboardInterrupt as error:
         kept = getattr(error, "__notes__", [kept])[-1]
-        _fail(console, f"interrupted; {kept}" if kept else "interrupted", 130, False)
+        say_error(f"interrupted; {kept}" if kept else "interrupted")
+        raise SystemExit(130) from None  # typer's Exit(130) is one that nobody has told of
     except (typer.Exit, BrokenPipeError):
         raise
     except Exception as error:
