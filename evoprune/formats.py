@@ -17,7 +17,7 @@ from evoprune.files import atomic_write
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_json", "read_json", "without_nan", "write_csv", "write_json"]
+__all__ = ["as_json", "as_utf8", "read_json", "without_nan", "write_csv", "write_json"]
 
 
 def as_json(value: Any) -> Any:
@@ -39,6 +39,11 @@ def without_nan(value: Any) -> Any:
         return [without_nan(entry) for entry in value]
     plain = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def as_utf8(text: str) -> str:
+    """`text` as files and pictures take it: what is no UTF-8 in the name of a user's file becomes a question mark."""
+    return text.encode(errors="replace").decode()
 
 
 def read_json(path: Path, *, lost: str) -> dict[str, Any]:
@@ -63,4 +68,4 @@ def write_csv(path: Path, frame: pd.DataFrame) -> Path:
     """Atomically, with the same bytes on every platform. Returns the path."""
     text = io.StringIO()
     frame.to_csv(text, index=False, lineterminator="\n")
-    return atomic_write(path, text.getvalue().encode())
+    return atomic_write(path, as_utf8(text.getvalue()).encode())

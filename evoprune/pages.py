@@ -15,7 +15,7 @@ from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.report import Material, agree, check_command, command, made_by_hand, page, settings
 from evoprune.evidence.tables import prunes
 from evoprune.files import atomic_write
-from evoprune.formats import read_json
+from evoprune.formats import as_utf8, read_json
 from evoprune.runs import load_runs, read_result
 from evoprune.runs.folder import HISTORY, LOG, TRACE
 from evoprune.runs.results import RESULT
@@ -59,7 +59,7 @@ def report(folder: str | os.PathLike[str], *, out: str | os.PathLike[str] | None
     histories = [_epochs(path / HISTORY, root, broken) for path in folders]
     searches = _searches(root, folders, results, broken)
     html = page(Material(runs, results, histories, checks, commands, [*missing, *broken], title, _pairs(runs), searches))
-    return atomic_write(root / PAGE if out is None else Path(out), html.encode(errors="replace"))
+    return atomic_write(root / PAGE if out is None else Path(out), as_utf8(html).encode())
 
 
 def _pairs(runs: pd.DataFrame) -> list[tuple[str, str]]:

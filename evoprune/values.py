@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from evoprune.errors import InputError
 
-__all__ = ["is_number", "is_whole", "positive", "probability", "share", "whole"]
+__all__ = ["is_number", "is_whole", "native", "positive", "probability", "share", "whole"]
+
+
+def native(value: Any) -> Any:
+    """A scalar of numpy's as Python's, which JSON knows; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def is_whole(value: object, least: int = 0) -> TypeGuard[int]:
@@ -19,7 +24,7 @@ def is_whole(value: object, least: int = 0) -> TypeGuard[int]:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Whether it is a finite number; a boolean is none."""
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def whole(name: str, value: object, least: int = 0, *, give: str = "a whole number") -> int:

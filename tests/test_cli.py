@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from evoprune import cli, runs
 from evoprune.cli import typed
+from evoprune.cli.run import show_result
 from evoprune.errors import InputError
 from evoprune.evidence.report import commands
 from evoprune.methods import METHODS
@@ -84,6 +86,25 @@ def test_without_json_a_table_goes_to_stderr(evoprune: Command) -> None:
     assert "locked" in evoprune("run", "random", *TINY, "--out", "run").err
 
 
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_a_narrow_terminal_cuts_nothing_of_a_run(evoprune: Command, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    folder = "a folder/" * 10 + "[red]:fire:\\"
+    result = json.loads(evoprune("run", "random", *TINY, "--json", "--out", folder).out)
+    for layer in result["layers"]:
+        layer |= {"name": f"stages.2.blocks.{layer['name']}", "survivors": 1234567, "prunable": 7654321}
+    shown = io.StringIO()
+    monkeypatch.setattr("evoprune.cli.run.errors", lambda: Console(file=shown, width=width, emoji=False))
+    show_result(result)
+    assert shown.getvalue().splitlines()[-1] == folder
+    for layer in result["layers"]:
+        [line] = [line for line in shown.getvalue().splitlines() if line.startswith(f"{layer['name']} ")]
+        assert f" {layer['survivors']:,} " in line
+        assert line.rstrip().endswith(f"{layer['survivors'] / layer['prunable']:.2%}")
+    facts = "".join(shown.getvalue().split())
+    assert f"{result['survivors']:,}of{result['prunable']:,}" in facts
+    assert "…" not in facts
+
+
 def test_the_same_command_twice_trains_once(evoprune: Command) -> None:
     command = ("run", "random", *TINY, "--json", "--out", "run")
     first, second = evoprune(*command), evoprune(*command)
@@ -127,6 +148,27 @@ def test_an_npz_is_a_data_set(evoprune: Command) -> None:
     np.savez("mine.npz", x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
     result = json.loads(evoprune("run", "random", *TINY, "--sparsity", ".5", "--data", "mine.npz", "--json").out)
     assert result["prunable"] == 6 * 16 + 16 * 3
+
+
+def test_the_name_of_a_data_file_need_be_no_utf8(evoprune: Command, tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(120, 6)), np.arange(120) % 3
+    name = os.fsdecode(b"caf\xe9.npz")
+    try:
+        with open(name, "wb") as file:
+            np.savez(file, x_train=x[:90], y_train=y[:90], x_test=x[90:], y_test=y[90:])
+    except OSError:
+        pytest.skip("a file system of UTF-8 names")
+    command = ("run", "random", *TINY, "--sparsity", ".5", "--data", name, "--test", "--out", "run")
+    first, second = evoprune(*command, "--json"), evoprune(*command, "--json")
+    assert (first.code, second.code, first.out) == (0, 0, second.out), (first, second)
+    assert Path(json.loads(first.out)["data"]).exists()
+    assert "caf?.npz" in (tmp_path / "run" / "log.txt").read_text()
+    done = evoprune(
+        "compare", "random", *TINY, "--seeds", "1", "--workers", "1", "--sparsity", ".5", "--data", name, "--out", "all"
+    )
+    assert done.code == 0, done
+    assert "caf?.npz" in (tmp_path / "all" / "results.csv").read_text()
+    assert evoprune("report", "all").code == 0
 
 
 def test_what_is_lost_is_named(evoprune: Command, tmp_path: Path) -> None:
@@ -178,6 +220,14 @@ def test_ctrl_c_names_the_folder_that_nobody_named(evoprune: Command, tmp_path: 
         assert done.code == 130
         [made] = (tmp_path / "runs").glob(folder)
         assert f"--out runs/{made.name}" in " ".join(done.err.split())
+
+
+def test_ctrl_c_before_a_command_begins_is_one_line(evoprune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evoprune.cli.run.reporting", interrupted)
+    assert evoprune("run", "random") == (130, "", "error: interrupted\n")
 
 
 def test_ctrl_c_says_what_is_kept(evoprune: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,45 +488,3 @@ def test_help_shows_each_default_once_and_without_brackets_in_brackets(
 
 def test_the_version_is_shown(evoprune: Command) -> None:
     assert evoprune("--version") == (0, f"evoprune {metadata.version('evoprune')}\n", "")
-
-
-# ---- as a program ------------------------------------------------------------------------------------------------
-
-
-def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    import os
-
-    command = [sys.executable, "-m", "evoprune", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False)
-
-
-def test_what_the_output_cannot_show_becomes_a_question_mark(tmp_path: Path) -> None:
-    done = program("list", "models", PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "?" in done.stdout
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("place", ["/dev/full", "&-"])
-@pytest.mark.parametrize("command", ["list models", "--version"])
-def test_an_output_that_takes_nothing_is_one_line(command: str, place: str) -> None:
-    done = subprocess.run(
-        ["sh", "-c", f"{sys.executable} -m evoprune {command} >{place}"], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert "output" in done.stderr
-
-
-def test_the_program_runs_without_colours_when_told(tmp_path: Path) -> None:
-    done = program("run", "random", *TINY, "--json", "--out", str(tmp_path / "run"), NO_COLOR="1", FORCE_COLOR="1")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["method"] == "random"
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", done.stderr)
-
-
-def test_what_is_slow_to_import_is_not_imported_for_a_wrong_word() -> None:
-    code = "import sys, evoprune.cli; print(sorted({'torch', 'pandas', 'scipy', 'matplotlib', 'numba'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == "[]"

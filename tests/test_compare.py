@@ -23,6 +23,7 @@ import evoprune as ep
 from evoprune import cli, runs
 from evoprune.cli.compare import show_comparison
 from evoprune.compare import Comparison, compare
+from evoprune.compare.cells import check_seeds
 from evoprune.errors import InputError, UnknownName
 from evoprune.evidence.tables import plus_minus
 from evoprune.evolution.executors.cores import cores
@@ -110,6 +111,10 @@ def test_again_trains_nothing_and_gives_the_same(
     monkeypatch.setattr(type(METHODS["random"]), "__call__", lambda *_, **__: pytest.fail("trained again"))
     compare(METHODS_USED, problem, out=finished.folder, **ASKED)
     assert {path: path.read_bytes() for path in finished.folder.rglob("*") if path.is_file()} == before
+
+
+def test_how_many_seeds_may_be_a_number_of_numpys() -> None:
+    assert check_seeds(np.int64(2)) == check_seeds(2) == [0, 1]
 
 
 def test_more_methods_sparsities_and_seeds_keep_what_is_there(problem: ep.Problem, tmp_path: Path) -> None:

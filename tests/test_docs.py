@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import pickle
+import random
 import re
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,23 @@ def untouched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs(page: Path, untouched: None) -> None:
     exec(compile(code_of(page), str(page), "exec"), {"__name__": f"docs_{page.stem}"})
+
+
+SEEDED = [block for _, block in BLOCK.findall((DOCS / "howto" / "deap.md").read_text()) if "seed=3)" in block]
+BEFORE = (
+    "import random\nfrom deap import algorithms, tools\nimport evoprune as ep\nproblem = ep.Problem('mlp:16', 'digits', seed=0)\n"
+)
+
+
+@pytest.mark.parametrize("search", SEEDED, ids=["loop", "objectives", "inherit"])
+def test_a_search_that_is_seeded_is_the_same_whatever_was_drawn_before(search: str, untouched: None) -> None:
+    found = []
+    for drawn in (1, 2):
+        random.seed(drawn)
+        names: dict[str, Any] = {}
+        exec(BEFORE + search, names)
+        found.append(set(names["toolbox"].map._records))
+    assert found[0] == found[1]
 
 
 def test_every_marker_is_made_and_every_table_is_shown(generate: ModuleType) -> None:

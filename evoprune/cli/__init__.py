@@ -25,6 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _prepare_streams()
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="evoprune", standalone_mode=False)
+        if code == 130:  # before a command began
+            say_error("interrupted")
+    except SystemExit as ended:
+        code = ended.code
     except OSError as error:  # of a line printed outside `reporting`: the version, the help
         say_error(_unwritten(error))
         code = 1
@@ -56,14 +60,21 @@ def _unwritten(error: OSError) -> str:
 
 
 def _flushed(code: int) -> int:
-    """The exit code, once all that was printed is written; an error of that is said unless another was, or nobody reads on."""
+    """The exit code, once all that was printed is written; an error of that is said unless another was, or nobody reads on.
+
+    What standard error does not take changes no code.
+    """
     try:
         sys.stdout.flush()
     except OSError as error:
         if not code and not isinstance(error, BrokenPipeError):
             say_error(_unwritten(error))
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  or Python tries again at its end
-        return code or 1
+        code = code or 1
+    try:
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  or Python tries again, and exits with a code of its own
     return code
 
 

@@ -7,7 +7,8 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TextIO, cast
 
 import typer
 from rich.console import Console
@@ -24,17 +25,39 @@ SENTENCE, ANY = 24, 10_000
 
 def output() -> Console:
     """Standard output; wide enough for a table when it is no terminal."""
-    return _console(stderr=False)
+    return _console(sys.stdout)
 
 
 def errors() -> Console:
-    """Standard error."""
-    return _console(stderr=True)
+    """Standard error; what it does not take is left unsaid."""
+    return _console(cast(TextIO, _Unfailing(sys.stderr)))
 
 
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160, soft_wrap=False)
+def _console(stream: TextIO) -> Console:
+    return Console(file=stream, width=None if stream.isatty() else 160, soft_wrap=False, emoji=False)
+
+
+class _Unfailing:
+    """A stream whose terminal may go, whose disk may fill and whose reader may leave: no result depends on what is said there."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:
+        return self.stream.encoding
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
 
 
 def print_table(console: Console, table: Table, names: Sequence[str] = ()) -> None:
@@ -76,7 +99,8 @@ def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INF
         _fail(console, str(error), 1, verbose)
     except KeyboardInterrupt as error:
         kept = getattr(error, "__notes__", [kept])[-1]
-        _fail(console, f"interrupted; {kept}" if kept else "interrupted", 130, False)
+        say_error(f"interrupted; {kept}" if kept else "interrupted")
+        raise SystemExit(130) from None  # typer's Exit(130) is one that nobody has told of
     except (typer.Exit, BrokenPipeError):
         raise
     except Exception as error:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from evoprune.cli.application import Data, DataRoot, Device, Engine, Epochs, Model, Options, Verbose, app
 from evoprune.cli.bars import epochs_shown
-from evoprune.cli.console import errors, reporting
+from evoprune.cli.console import errors, print_table, reporting
 from evoprune.cli.typed import number_or_range, parse_options
 
 __all__ = ["run"]
@@ -69,9 +69,18 @@ def run(
 
 
 def show_result(result: Mapping[str, Any]) -> None:
-    """One run as tables on stderr."""
+    """One run as tables on stderr, and where it lies; a narrow terminal breaks lines and cuts nothing."""
+    console = errors()
+    about = f"on {result['data']}, {result['model']}, seed {result['seed']}"
+    console.print(f"[bold]{result['method']}[/] {escape(about)}", highlight=False)
+    console.print(_facts(result), highlight=False)
+    print_table(console, _layers(result))
+    console.print(str(result["out"]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _facts(result: Mapping[str, Any]) -> Table:
     ledger, asked = result["ledger"], result["arguments"]["options"]["sparsity"]
-    facts = Table.grid(padding=(0, 2))
+    facts = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))
     facts.add_row("sparsity", f"{result['sparsity_obtained']:.2%} ({_asked(asked)})")
     facts.add_row("survivors", f"{result['survivors']:,} of {result['prunable']:,}")
     facts.add_row(f"validation {result['metric']}", _score(result["val_score"], result["metric"]))
@@ -81,19 +90,18 @@ def show_result(result: Mapping[str, Any]) -> None:
     )
     facts.add_row("cost", f"{ledger['dense_equivalent_epochs']:.3g} dense epochs, {ledger['samples']:,} samples")
     facts.add_row("time", f"{ledger['wall_s']:.1f} s on {ledger['device']}, engine {ledger['engine']}")
-    facts.add_row("folder", escape(str(result["out"])))
+    return facts
+
+
+def _layers(result: Mapping[str, Any]) -> Table:
     layers = Table("layer", "shape", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("survivors", "of", "kept"):
         layers.add_column(column, justify="right")
     for layer in result["layers"]:
         shape = " x ".join(map(str, layer["shape"]))
         share = f"{layer['survivors'] / layer['prunable']:.2%}"
-        layers.add_row(layer["name"], shape, f"{layer['survivors']:,}", f"{layer['prunable']:,}", share)
-    console = errors()
-    about = f"on {result['data']}, {result['model']}, seed {result['seed']}"
-    console.print(f"[bold]{result['method']}[/] {escape(about)}", highlight=False)
-    console.print(facts, highlight=False)
-    console.print(layers, highlight=False)
+        layers.add_row(escape(layer["name"]), shape, f"{layer['survivors']:,}", f"{layer['prunable']:,}", share)
+    return layers
 
 
 def _asked(sparsity: float | Sequence[float] | None) -> str:

@@ -22,7 +22,7 @@ from evoprune.problems.problem import Problem
 from evoprune.training.options import Training
 from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
-from evoprune.values import is_number, whole
+from evoprune.values import is_number, native, whole
 
 __all__ = ["Check", "check"]
 
@@ -61,11 +61,10 @@ def check(
 
     Raises `InputError` for a ticket that keeps every weight.
     """
-    seeds, draws = whole("seeds", seeds, 1), whole("draws", draws, 1)
-    epochs = None if epochs is None else whole("epochs", epochs, 1)
+    seeds, draws, seed = whole("seeds", seeds, 1), whole("draws", draws, 1), streams.check_seed(seed)
+    epochs, difference = None if epochs is None else whole("epochs", epochs, 1), native(difference)
     if difference is not None and not (is_number(difference) and difference > 0):
         raise InputError(f"difference={difference!r} is not usable: give the smallest gain that matters, such as 0.002")
-    difference, seed = None if difference is None else float(difference), streams.check_seed(seed)
     ticket = _ticket(source, problem)
     _check_starts(training, ticket.provenance.get("training", {}))
     counts_chosen = reference_counts(ticket) != ticket.mask.counts  # refuses a ticket without a choice, before any work

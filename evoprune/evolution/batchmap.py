@@ -296,6 +296,7 @@ class BatchMap(_Shared):
 
     def _tell(self, individual: Any, record: Record) -> None:
         """Leave on an individual what became of it."""
+        configuration = self.configuration  # what goes wrong with it is no matter of the individual
         with suppress(AttributeError, TypeError):  # a class with slots does without
             individual.failed = record.failed
             if record.key.repetition:
@@ -303,7 +304,7 @@ class BatchMap(_Shared):
             if getattr(individual, "evaluation", None) != record.key.id or not self.knows(individual):
                 vars(individual).pop("scores", None)  # those of the individual that it was cloned from
             individual.evaluation, individual.inherited = record.key.id, record.key.inherits
-            individual.configuration = self.configuration
+            individual.configuration = configuration
             individual.itself = _Itself()
             if self.inherit is not None:
                 individual.start = self._start(record.key.inherits)  # for its repetitions, here or elsewhere

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from evoprune.evolution.batchmap import BatchMap
+from evoprune.evolution.individual import has_failed
 
 __all__ = ["Elites", "similar"]
 
@@ -70,13 +71,13 @@ class Elites:
             self._show(individual)
         members = list(hall)
         if members:
-            sound = [one for one in members if not one.failed]
+            sound = [one for one in members if not has_failed(one)]
             hall.clear()
-            hall.update(sound if len(sound) == len(members) else [*sound, *(one for one in staying if not one.failed)])
+            hall.update(sound if len(sound) == len(members) else [*sound, *(one for one in staying if not has_failed(one))])
         return len(due)
 
     def _open(self, individual: Any) -> bool:
-        return len(self._scores[individual.evaluation]) < self.limit and not individual.failed
+        return len(self._scores[individual.evaluation]) < self.limit and not has_failed(individual)
 
     def _show(self, individual: Any) -> None:
         """Put the mean on the individual, and whether a repetition failed; the map knows of the first alone."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evoprune.errors import InputError
+from evoprune.evolution.individual import has_failed
 from evoprune.evolution.operators import replay
 from evoprune.evolution.operators.lineage import lineage_of
 from evoprune.masks.mask import Mask, common_space
@@ -97,7 +98,7 @@ def row_of(individual: Any, objectives: Sequence[str]) -> dict[str, Any]:
         "survivors": individual.mask.count,
         **dict(zip(objectives, values, strict=True)),
         "count": len(getattr(individual, "scores", ())) or 1,
-        "failed": bool(getattr(individual, "failed", False)),
+        "failed": has_failed(individual),
     }
 
 

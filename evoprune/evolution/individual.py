@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 from deap import base
 
 from evoprune.errors import InputError
 from evoprune.masks.mask import Mask
 
-__all__ = ["FitnessMax", "FitnessMin", "Individual", "fitness_class"]
+__all__ = ["FitnessMax", "FitnessMin", "Individual", "fitness_class", "has_failed"]
 
 
 class FitnessMin(base.Fitness):  # type: ignore[misc]
@@ -67,8 +68,8 @@ class Individual:
     """A mask with a fitness, a lineage and any attribute that a user or `tools.History` hangs on it.
 
     mask: the genome; operators replace it. fitness: a DEAP fitness. lineage: parents' mask hashes and the operator.
-    failed: whether its training failed. Equal when the masks are equal; hashable by identity is not offered, since
-    operators change individuals in place.
+    failed: whether its training failed; a clone carries the mark on (see `has_failed`). Equal when the masks are equal; hashable
+    by identity is not offered, since operators change individuals in place.
     """
 
     __hash__ = None  # type: ignore[assignment]
@@ -95,3 +96,12 @@ class Individual:
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>"
+
+
+def has_failed(individual: Any) -> bool:
+    """Whether an individual is one whose training failed: it is marked, and its fitness is the infinite one of a failure.
+
+    A child carries the mark of the parent that it was cloned from, and keeps it where its own value comes from elsewhere: from a
+    penalty, or from an `evaluate` of the user's.
+    """
+    return bool(getattr(individual, "failed", False)) and not np.isfinite(individual.fitness.wvalues).all()

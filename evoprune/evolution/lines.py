@@ -70,7 +70,7 @@ def parse(data: bytes, path: Path) -> Content:
     """Everything in a journal's bytes. Raises `DamagedFile` for a damaged line, `InputError` for what is no journal."""
     end = data.rfind(b"\n") + 1
     content = Content(end=end, tail=len(data) - end)
-    lines = data[:end].split(b"\n")[:-1]
+    lines = [line.removesuffix(b"\r") for line in data[:end].split(b"\n")[:-1]]  # as an editor or a transfer of text leaves them
     if not lines:
         if not (START.startswith(data[: len(START)]) or data.startswith(START)):
             raise _foreign(path)

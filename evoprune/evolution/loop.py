@@ -13,6 +13,7 @@ from evoprune.errors import InputError
 from evoprune.evolution.batchmap import BatchMap, core, wraps
 from evoprune.evolution.elites import Elites, similar
 from evoprune.evolution.genealogy import Genealogy, diversity, row_of
+from evoprune.evolution.individual import has_failed
 from evoprune.training.ledger import Ledger
 from evoprune.values import whole
 
@@ -88,7 +89,8 @@ def generations(
     `evaluate` or `map`, and where the fitness is a tournament (`rungs=`): there everybody competes anew, and the hall of fame is
     of the generation.
 
-    The same script with a journal goes on where it was killed, as with DEAP's own loops.
+    As in DEAP's own loops selection and who is varied draw from the global `random`, whatever the toolbox's seed: a script that
+    calls `random.seed` is repeatable, and with a journal goes on where it was killed when it is run again.
     """
     _check(cxpb, mutpb, ngen, mu, lambda_, comma, repetitions)
     parents = list(population)
@@ -152,7 +154,7 @@ def logbook_frame(logbook: tools.Logbook) -> pd.DataFrame:
 
 
 def _sound(individuals: Sequence[Any]) -> list[Any]:
-    return [individual for individual in individuals if not getattr(individual, "failed", False)]
+    return [individual for individual in individuals if not has_failed(individual)]
 
 
 def _check(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from deap import tools
 
+from evoprune.evolution.individual import has_failed
 from evoprune.evolution.operators import mutResize, mutSwap
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def front(individuals: Sequence[Any], names: Sequence[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    sound = [one for one in individuals if one.fitness.valid and not getattr(one, "failed", False)]
+    sound = [one for one in individuals if one.fitness.valid and not has_failed(one)]
     unique = list({one.mask.hash: one for one in sound}.values())
     best = tools.sortNondominated(unique, len(unique), first_front_only=True)[0] if unique else []
     rows = [

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from deap import tools
 
+from evoprune.evolution.individual import has_failed
+
 __all__ = ["statistics"]
 
 
@@ -15,7 +17,7 @@ class _Sound(tools.Statistics):  # type: ignore[misc]
     """Leaves failed individuals out; NaN when nobody is left."""
 
     def compile(self, data: Sequence[Any]) -> dict[str, Any]:
-        sound = [individual for individual in data if not getattr(individual, "failed", False)]
+        sound = [individual for individual in data if not has_failed(individual)]
         if not sound:
             return dict.fromkeys(self.functions, np.nan)
         compiled: dict[str, Any] = super().compile(sound)

@@ -67,17 +67,20 @@ def make_toolbox(
     come from several. DEAP's loops do not do so for a hall of fame: use that of `generations`, which is of one generation.
     inherit: None trains every mask from the initial weights, "weights" from the trained survivors of the individual it was
     cloned from. guided: whether evaluations tell what `mutGuided` reads; None where that is the `mutate`.
-    seed: a private stream for the operators, and the training's; None draws from the global `random` and trains with seed 0.
+    seed: rules the operators, by a private stream, and the training; None lets operators draw from the global `random` and trains
+    with seed 0. Selection and who is varied are DEAP's and draw from the global `random` all the same: `random.seed` rules them.
     training: the options of `Training`.
-    journal: file to which every finished evaluation is appended; the same script run again goes on from it.
+    journal: file to which every finished evaluation is appended; the same script run again goes on from it, where it makes the
+    same masks: it calls `random.seed`.
     executor: None trains in this process; a number starts so many worker processes; or a `ProcessExecutor`, a `RayExecutor`.
     chunk: networks of a sub-batch at most, retries: of an evaluation that raised; neither changes a result.
 
     Raises `InputError` for a relative criterion, a budget below the floors, or a journal of another configuration.
     """
     sizes = Sizes.of(problem.space, sparsity, allocation)
-    _check(epochs=epochs, chunk=chunk, retries=retries)
-    check_eta(eta, rungs)
+    epochs = whole("epochs", epochs, 1, give="the epochs of one evaluation,")
+    chunk = None if chunk is None else whole("chunk", chunk, 1, give="the networks of a sub-batch,")
+    retries, eta = whole("retries", retries), check_eta(eta, rungs)
     if objectives is not None and criterion != "loss":
         raise InputError(f"criterion={criterion!r} does nothing beside objectives=: put it among them, or leave it out")
     training = _training(training, inherit)
@@ -150,7 +153,7 @@ def _operator(name: str, kind: str) -> Any:
 
 
 def _training(options: dict[str, Any], inherit: str | None) -> dict[str, Any]:
-    """The options of training, refused where a fitness would not belong to its mask."""
+    """The options of training as they are taken, refused where a fitness would not belong to its mask."""
     if inherit is not None:
         one_of("inherit", inherit, ("weights",))
     known = Training.of(**options)
@@ -158,11 +161,4 @@ def _training(options: dict[str, Any], inherit: str | None) -> dict[str, Any]:
         raise InputError("own_weights gives a network weights by its place in a generation, so no fitness can be kept: drop it")
     if inherit is not None and known.drop_rate:
         raise InputError("drop_rate scales the initial weights, inherited ones too: drop one of them")
-    return options
-
-
-def _check(*, epochs: object, chunk: object, retries: object) -> None:
-    whole("epochs", epochs, 1, give="the epochs of one evaluation,")
-    if chunk is not None:
-        whole("chunk", chunk, 1, give="the networks of a sub-batch,")
-    whole("retries", retries)
+    return known.as_dict()

@@ -17,7 +17,7 @@ from evoprune.criteria import CRITERIA, Criterion
 from evoprune.errors import InputError, TrainingFailed
 from evoprune.evolution.individual import fitness_class
 from evoprune.training.population import Population
-from evoprune.values import whole
+from evoprune.values import is_whole, whole
 
 __all__ = ["ETA", "check_eta", "check_rungs", "criteria_of", "default_rungs", "race", "rungs_of", "tournament"]
 
@@ -57,8 +57,7 @@ def check_rungs(
     criterion: of the first rung. k, eta: a rung must find more than one network. end: the last rung may be the last epoch.
     """
     least, chosen = 1 if criterion.trained else 0, rungs_of(rungs)
-    whole = all(isinstance(rung, int) and not isinstance(rung, bool) for rung in chosen)
-    if not whole or not chosen or chosen[0] < least or any(b <= a for a, b in pairwise(chosen)):
+    if not all(map(is_whole, chosen)) or not chosen or chosen[0] < least or any(b <= a for a, b in pairwise(chosen)):
         raise InputError(f"rungs {list(chosen)} are not usable: give increasing whole numbers of epochs, the first >= {least}")
     if chosen[-1] > epochs if end else chosen[-1] >= epochs:
         raise InputError(
@@ -71,7 +70,7 @@ def check_rungs(
                 f"rungs {list(chosen)} are too many for {k} networks: one is left before epoch {rung}; leave some out"
             )
         left = math.ceil((left or 1) / eta)
-    return chosen
+    return tuple(map(int, chosen))
 
 
 def check_eta(eta: object, rungs: Sequence[int] | None = ()) -> int:

@@ -11,6 +11,7 @@ from deap import tools
 from evoprune import seeds
 from evoprune.errors import InputError
 from evoprune.evolution.assess import assess, initial_population
+from evoprune.evolution.individual import has_failed
 from evoprune.evolution.tournament import ETA, check_eta, check_rungs, criteria_of, default_rungs, rungs_of, tournament
 from evoprune.masks.allocation import Allocation
 from evoprune.methods.registry import method
@@ -47,10 +48,11 @@ def halving(
     finalist is trained again, and the best mean loss wins; with 0 the validation loss at the end decides, and is then no fair
     estimate.
     """
-    rungs = default_rungs(epochs, k, check_eta(eta)) if rungs is None else rungs_of(rungs)
+    eta = check_eta(eta)
+    rungs = default_rungs(epochs, k, eta) if rungs is None else rungs_of(rungs)
     default = ("grad", "loss")[: max(1, len(rungs))]
     criteria = criteria_of(default if criterion is None else criterion, len(rungs))
-    check_rungs(rungs, epochs, criterion=criteria[0], k=k, eta=eta)
+    rungs = check_rungs(rungs, epochs, criterion=criteria[0], k=k, eta=eta)
     for name, value, least in (("finalists", finalists, 1), ("judges", judges, 0)):
         whole(name, value, least)
     individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
@@ -82,6 +84,6 @@ def _judge(
     for place, (one, row) in enumerate(zip(final, rows, strict=True)):
         if losses:
             row["fresh_losses"] = [float(loss[place]) for loss in losses]
-            if not one.failed:  # its network is the one that becomes the ticket
+            if not has_failed(one):  # its network is the one that becomes the ticket
                 one.fitness.values = (float(np.mean(row["fresh_losses"])),)
     return rows

@@ -14,8 +14,6 @@ from importlib import metadata
 from types import SimpleNamespace
 from typing import Any, NamedTuple, get_type_hints
 
-import numpy as np
-
 from evoprune import seeds
 from evoprune.errors import InputError, UnknownName
 from evoprune.formats import as_json
@@ -26,7 +24,7 @@ from evoprune.problems.problem import Problem
 from evoprune.registry import Registry
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
-from evoprune.values import whole
+from evoprune.values import native, whole
 
 __all__ = ["ASIDE", "METHODS", "Holding", "Holds", "Method", "hint", "method", "starts_dense", "versions"]
 
@@ -125,7 +123,7 @@ class Method:
             raise InputError(
                 f"{self.name} needs a Problem, not a {type(problem).__name__}: make one with ep.Problem(model, data)"
             )
-        options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+        options = {name: native(value) for name, value in options.items()}
         self.check(options)
         started = time.perf_counter()
         with trainable(), seeds.isolated(options.get("seed", 0), self.name):

@@ -13,7 +13,7 @@ from typing import Any
 
 from evoprune.errors import DamagedFile, InputError
 from evoprune.files import atomic_write
-from evoprune.formats import without_nan, write_csv, write_json
+from evoprune.formats import as_utf8, without_nan, write_csv, write_json
 from evoprune.methods.registry import METHODS, Method, versions
 from evoprune.problems.problem import Problem
 from evoprune.runs.arguments import Arguments
@@ -119,7 +119,7 @@ class RunFolder:
         fresh, made = not entries(self.path), make_folder(self.path)
         try:
             if fresh:
-                atomic_write(self.path / LOG, self._first_lines().encode())
+                atomic_write(self.path / LOG, as_utf8(self._first_lines()).encode())
             with logging_to(self.path / LOG):
                 yield
         except InputError:

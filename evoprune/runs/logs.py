@@ -30,7 +30,7 @@ class _LogFile(logging.FileHandler):
 def logging_to(path: Path) -> Iterator[None]:
     """Append what the package logs to a file. Raises `InputError` when it cannot be opened."""
     try:
-        handler = _LogFile(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}): choose another folder with --out") from None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))

@@ -14,7 +14,7 @@ from evoprune.errors import InputError, UnknownName
 from evoprune.registry import Registry
 from evoprune.training.initializers import INITIALIZERS
 from evoprune.training.precision import PRECISIONS, check_precision
-from evoprune.values import is_number
+from evoprune.values import is_number, is_whole, native
 
 __all__ = ["OPTIMIZERS", "SCHEDULES", "Training"]
 
@@ -65,7 +65,7 @@ def step_decay(training: Training, step: int, total: int) -> float:
 
 @dataclass(frozen=True)
 class Training:
-    """Options of `Population`, all of which every method accepts too.
+    """Options of `Population`, all of which every method accepts too; numpy's numbers are taken as Python's.
 
     engine: "auto", "loop", "dense" or "sparse". device: "auto", "cpu", "cuda", …. dtype: "float32" or "float64".
     precision: how products are computed: "full" in `dtype`, "tf32" (CUDA) or "bf16" with fewer digits, on float32 weights.
@@ -113,6 +113,9 @@ class Training:
         return cls(**options)
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = native(getattr(self, field.name))
+            object.__setattr__(self, field.name, str(value) if isinstance(value, torch.device) else value)
         self._check_optimizer()
         SCHEDULES[self.schedule]
         INITIALIZERS[self.init]
@@ -125,11 +128,11 @@ class Training:
         if self.precision != "full" and self.dtype != "float32":
             raise InputError(f"precision={self.precision!r} is for dtype='float32', not {self.dtype!r}: change one of them")
         checks = {
-            "batch_size": self.batch_size is None or _whole(self.batch_size, 1),
+            "batch_size": self.batch_size is None or is_whole(self.batch_size, 1),
             "lr": self.lr is None or _number(self.lr, 0, math.inf),
             "momentum": _number(self.momentum, 0, 1, open_end=True),
             "weight_decay": _number(self.weight_decay, 0, math.inf),
-            "step_every": self.step_every is None or _whole(self.step_every, 1),
+            "step_every": self.step_every is None or is_whole(self.step_every, 1),
             "step_factor": _number(self.step_factor, 0, math.inf),
             "drop_rate": _number(self.drop_rate, 0, 1, open_end=True),
         }
@@ -234,10 +237,6 @@ class Training:
     def base_lr(self) -> float:
         """The learning rate before the schedule."""
         return LEARNING_RATES.get(self.optimizer, 0.001) if self.lr is None else self.lr
-
-
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def _number(value: object, low: float, high: float, *, open_end: bool = False) -> bool:

@@ -83,7 +83,7 @@ class Population:
     ) -> None:
         masks = masks_of(individuals)
         check_arguments(problem, masks, horizon)
-        self.problem, self.horizon, self.seed = problem, horizon, seeds.check_seed(seed)
+        self.problem, self.horizon, self.seed = problem, int(horizon), seeds.check_seed(seed)
         self.training = Training.of(**training)
         self.device, self.dtype = self.training.resolved_device(), getattr(torch, self.training.dtype)
         self.batches = Batches(problem, self.seed, self.training.batch_size, self.device, self.dtype)

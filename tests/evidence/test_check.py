@@ -156,6 +156,15 @@ def test_a_check_is_repeatable_leaves_the_world_alone_and_never_opens_the_test_s
     assert ticket.problem.test_openings == []
 
 
+def test_a_check_of_numpys_numbers_is_kept_as_json() -> None:
+    ticket, options = nowhere(), {"seeds": 2, "epochs": 1, "draws": 2, "difference": 0.125, "seed": 1, "lr": 0.25}
+    kinds = {int: np.int64, float: np.float32}
+    one, other = (
+        check(ticket, controls=[], **given) for given in (options, {name: kinds[type(n)](n) for name, n in options.items()})
+    )
+    assert json.dumps(one.as_dict()) == json.dumps(other.as_dict())
+
+
 def test_a_single_seed_claims_nothing() -> None:
     found = check(nowhere(), seeds=1, epochs=1, controls=[])
     assert found.verdict.kind == SEEDS

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from deap import algorithms, base, creator, tools
 
 from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError, UnknownName
+from evoprune.evolution import batchmap
 from evoprune.evolution.individual import Individual, fitness_class
 from evoprune.evolution.toolbox import make_toolbox
 from evoprune.masks.mask import Mask
 from evoprune.masks.sampling import random_mask
 from evoprune.problems.problem import Problem
 from evoprune.training.population import Population
+from evoprune.values import native
 from tests.tiny import Residual, global_state, mlp, own, table
 
 
@@ -265,6 +268,40 @@ def test_options_that_cannot_work_are_refused_when_the_toolbox_is_made(wrong: di
     with pytest.raises(InputError) as caught:
         toolbox(**wrong)
     assert "\n" not in str(caught.value)
+
+
+NUMBERS = {"lr": np.float32(0.125), "batch_size": np.int64(18), "epochs": np.int64(2), "seed": np.int64(3), "chunk": np.int64(2)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mutate": "mutGuided", "inherit": "weights"},
+        {"rungs": (np.int64(1), np.int64(2)), "eta": np.int64(2)},
+        {"sparsity": np.float32(0.75), "retries": np.int64(1)},
+    ],
+    ids=["guided", "tournament", "plain"],
+)
+def test_numbers_of_numpy_are_the_same_search(options: dict[str, Any], tmp_path: Path) -> None:
+    first = toolbox(journal=tmp_path / "run.jsonl", **NUMBERS, **options)
+    people = first.population(n=np.int64(3))
+    values = list(first.map(first.evaluate, people))
+    assert all(first.map.knows(one) for one in people), "each learns what guides and inherits"
+    first.map.close()
+    again = toolbox(journal=tmp_path / "run.jsonl", **{name: native(value) for name, value in {**NUMBERS, **options}.items()})
+    assert list(again.map(again.evaluate, again.population(n=3))) == values
+    assert again.map.trained == 0
+    again.map.close()
+
+
+def test_a_configuration_that_cannot_be_told_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(parts: Any) -> str:
+        raise TypeError("not JSON serializable")
+
+    monkeypatch.setattr(batchmap, "digest_of", fails)
+    box = toolbox()
+    with pytest.raises(TypeError, match="not JSON"):
+        box.evaluate(box.population(n=1)[0])
 
 
 def test_an_unknown_criterion_or_option_is_named() -> None:

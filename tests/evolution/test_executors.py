@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -275,6 +276,7 @@ def test_impossible_executors_are_refused() -> None:
     with pytest.raises(InputError, match=r"executor=.*is not usable"):
         make_executor("processes")
     assert isinstance(make_executor(None), Serial)
+    assert make_executor(np.int64(1)).workers == 1
 
 
 def test_problem_that_cannot_be_sent_says_so() -> None:

@@ -13,7 +13,7 @@ from deap import base, creator, tools
 
 from evoprune.errors import InputError
 from evoprune.evolution import individual as module
-from evoprune.evolution.individual import FitnessMax, FitnessMin, Individual, fitness_class
+from evoprune.evolution.individual import FitnessMax, FitnessMin, Individual, fitness_class, has_failed
 from evoprune.masks.sampling import random_mask
 from tests.tiny import mlp
 
@@ -102,6 +102,26 @@ def test_smaller_is_fitter_when_minimised_and_an_infinite_loss_is_the_worst() ->
     small, large, worst = FitnessMin((1.0,)), FitnessMin((2.0,)), FitnessMin((float("inf"),))
     assert small > large > worst
     assert FitnessMax((2.0,)) > FitnessMax((1.0,)) > FitnessMax((-float("inf"),))
+
+
+@pytest.mark.parametrize(
+    ("weights", "values", "failed"),
+    [
+        ((-1.0,), (float("inf"),), True),
+        ((-1.0, -1.0), (float("inf"), float("inf")), True),
+        ((1.0, 1.0), (2.0, -float("inf")), True),  # a tournament's: the rung reached is a number
+        ((-1.0,), (5.0,), False),
+        ((1.0, -1.0), (0.5, 30.0), False),
+        ((-1.0,), (), False),
+    ],
+)
+def test_the_mark_of_a_failure_counts_with_the_value_of_a_failure(
+    weights: tuple[float, ...], values: tuple[float, ...], failed: bool
+) -> None:
+    one = Individual(random_mask(mlp().space, sparsity=0.5), fitness_class(weights)(values))
+    assert not has_failed(one)
+    one.failed = True
+    assert has_failed(one) is failed
 
 
 def echo(one: Any) -> tuple[Any, str]:

@@ -205,6 +205,23 @@ def test_damaged_line_in_the_middle_is_named_and_nothing_overwritten(damage: Cal
     assert toolbox.map.trained == 1
 
 
+def test_a_journal_whose_line_ends_were_changed_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    first = made(path)
+    run(first, 1)
+    first.map.close()
+    changed = path.read_bytes().replace(b"\n", b"\r\n")
+    path.write_bytes(changed)
+    longer = made(path)
+    found = run(longer)
+    assert longer.map.trained
+    assert path.read_bytes().startswith(changed)
+    again = made(path)
+    assert run(again) == found == run(made())
+    assert again.map.trained == 0
+    assert len(ep.read_journal(path)) == first.map.trained + longer.map.trained
+
+
 @pytest.mark.parametrize("content", [b"my notes", b"my notes\n", b'{"a": 1}\n', b"\x00\x01\x02"])
 def test_file_that_is_no_journal_is_left_as_it_is(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"

@@ -18,6 +18,7 @@ import evoprune as ep
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evolution.jobs import Finished, Job
 from evoprune.evolution.operators import UMDA
+from evoprune.evolution.several import front
 from evoprune.evolution.trainer import Trainer
 from tests.tiny import global_state, mlp
 
@@ -284,3 +285,21 @@ def test_nobody_is_famous_while_everybody_failed() -> None:
     [state] = ep.generations(toolbox.population(n=3), toolbox, 0.0, 0.5, 0)
     assert all(one.failed for one in state.population)
     assert state.best is None
+
+
+def test_a_child_of_a_failed_parent_counts_once_it_has_a_value_of_its_own() -> None:
+    """A penalty answers in place of the map, which would have taken the parent's mark away."""
+    toolbox = made(lr=1e18, epochs=3, seed=0)
+    parents = toolbox.population(n=4)
+    list(toolbox.map(toolbox.evaluate, parents))
+    children = [toolbox.mutate(toolbox.clone(one))[0] for one in parents]
+    assert all(one.failed for one in children)
+    toolbox.decorate("evaluate", tools.DeltaPenalty(lambda one: False, 5.0))
+    [state] = ep.generations(children, toolbox, 0.0, 0.5, 0, stats=ep.statistics())
+    assert state.best.fitness.values == (5.0,)
+    assert state.statistics()["max"].tolist() == [5.0]
+    assert not state.frame()["failed"].any()
+    assert len(front(state.population, ["loss"]))
+    model = UMDA(mlp().space, mu=2, sparsity=0.8)
+    model.update([*parents, *state.population[:2]])
+    assert model.parents == [one.mask.hash for one in state.population[:2]]

@@ -69,8 +69,9 @@ def test_front_holds_who_is_not_dominated() -> None:
         one.fitness.values = values
     found = front([*individuals, toolbox.clone(individuals[0])], ("loss", "survivors"))
     assert list(found["loss"]) == [0.5, 1.0, 2.0]
-    individuals[3].failed = True
+    individuals[3].failed, individuals[3].fitness.values = True, (float("inf"), float("inf"))
     assert list(front(individuals, ("loss", "survivors"))["loss"]) == [1.0, 2.0]
+    assert front(individuals[3:], ("loss", "survivors")).empty
     larger = [ep.Individual(one.mask, ep.fitness_class((1.0, -1.0))((value, value))) for one, value in
               zip(individuals, (2.0, 4.0, 3.0), strict=False)]  # fmt: skip
     assert list(front(larger, ("accuracy", "survivors"))["accuracy"]) == [4.0, 3.0, 2.0], "the best first"

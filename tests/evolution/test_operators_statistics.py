@@ -277,6 +277,7 @@ def test_a_model_learns_from_nobody_who_failed() -> None:
     strategy = UMDA(mlp().space, sparsity=0.8, lambda_=4, mu=2, smoothing=0.0, rng=random.Random(1))
     people = strategy.generate(Individual)
     for number, one in enumerate(people):
-        one.fitness.values, one.failed = (float(number),), number != 3
+        one.failed = number != 3
+        one.fitness.values = (float("inf") if one.failed else 1.0,)
     strategy.update(people)
     assert strategy.parents == [people[3].mask.hash]

@@ -6,6 +6,7 @@ import inspect
 import os
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -38,6 +39,23 @@ def test_a_bad_value_is_refused_in_one_line_that_names_it(name: str, value: Any)
         Training.of(**{name: value})
     assert repr(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "taken"),
+    [
+        ("lr", np.float32(0.125), 0.125),
+        ("momentum", np.float64(0.5), 0.5),
+        ("batch_size", np.int64(64), 64),
+        ("rescale", np.bool_(True), True),
+        ("engine", np.str_("loop"), "loop"),
+        ("device", torch.device("cpu"), "cpu"),
+    ],
+)
+def test_what_numpy_and_torch_give_is_taken_as_pythons(name: str, value: Any, taken: Any) -> None:
+    training = Training.of(**{name: value})
+    assert training == Training.of(**{name: taken})
+    assert type(training.as_dict()[name]) is type(taken), "a journal and a ticket hold it"
 
 
 def test_an_unknown_option_is_named_with_the_nearest() -> None:

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -214,6 +215,13 @@ def test_a_ticket_of_named_model_and_data_makes_its_problem_again_as_it_was(stan
     made = ticket(problem, batch_size=100)
     again = Ticket.load(made.save(tmp_path / "ticket"))
     assert again.test() == made.test()
+
+
+def test_a_ticket_of_numpys_numbers_is_kept(tmp_path: Path) -> None:
+    mask = random_mask(mlp().space, sparsity=0.7)
+    options = {"horizon": np.int64(1), "seed": np.int64(3), "lr": np.float32(0.125), "batch_size": np.int64(18)}
+    made = Population(mlp(), [mask], **options).train(np.int64(1)).ticket()
+    assert Ticket.load(made.save(tmp_path / "ticket")).provenance == made.provenance
 
 
 def test_a_damaged_file_names_itself_and_what_is_lost(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from evoprune.evidence.plots.style import COLOURS, GREY, INK, MARKERS, axes_of, looks, percent, style
 from evoprune.evidence.tables import prunes, score_column, summarise
+from evoprune.formats import as_utf8
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +155,7 @@ def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
 
 
 def _titles(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, kind: str, level: float) -> None:
-    named = [str(runs[name].iloc[0]) for name in ("data", "model") if name in runs]
+    named = [as_utf8(str(runs[name].iloc[0])) for name in ("data", "model") if name in runs]
     named = [Path(name).name if name.endswith(".npz") else name for name in named]
     seeds = int(runs["seed"].nunique())
     about = f"mean and {level:.0%} t interval of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from evoprune.formats import as_utf8
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -37,7 +39,7 @@ THEMED = {
 
 
 def figure(title: str, caption: str, draw: Callable[[Axes], object], about: str = "") -> dict[str, str]:
-    label = f"{title}: {about}" if about else title
+    label = as_utf8(f"{title}: {about}" if about else title)
     return {"title": title, "caption": caption, **{name: _svg(draw, size, label) for name, size in _SIZES.items()}}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from evoprune.errors import InputError
 from evoprune.evolution.executors.chunks import Chunks
 from evoprune.evolution.jobs import Finished
@@ -55,10 +57,10 @@ def make_executor(executor: Any) -> Executor:
     """None: this process; a number: so many worker processes of one thread; an executor: itself."""
     if executor is None:
         return Serial()
-    if isinstance(executor, int) and not isinstance(executor, bool):
+    if isinstance(executor, (int, np.integer)) and not isinstance(executor, bool):
         from evoprune.evolution.executors.processes import ProcessExecutor
 
-        return ProcessExecutor(workers=executor)
+        return ProcessExecutor(workers=int(executor))
     if isinstance(executor, type) or not isinstance(executor, Executor):
         raise InputError(
             f"executor={executor!r} is not usable: give None, a number of worker processes, a ProcessExecutor or a RayExecutor"

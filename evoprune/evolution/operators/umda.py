@@ -13,6 +13,7 @@ import numpy as np
 from deap import tools
 
 from evoprune.errors import InputError, MaskMismatch
+from evoprune.evolution.individual import has_failed
 from evoprune.evolution.operators.init import fresh
 from evoprune.evolution.operators.lineage import draw_seed, generator, record
 from evoprune.evolution.operators.registry import operator
@@ -142,7 +143,7 @@ class UMDA:
 
     def update(self, population: Sequence[Any]) -> None:
         """Learn from the `mu` fittest of `population`; failed individuals are left out while others remain."""
-        sound = [individual for individual in population if not getattr(individual, "failed", False)]
+        sound = [individual for individual in population if not has_failed(individual)]
         self._learn(list(self.select(sound or population, self.mu)))
 
     def _learn(self, individuals: list[Any]) -> None:
