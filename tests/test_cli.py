@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -150,7 +151,8 @@ def test_an_npz_is_a_data_set(evoprune: Command) -> None:
     assert result["prunable"] == 6 * 16 + 16 * 3
 
 
-def test_the_name_of_a_data_file_need_be_no_utf8(evoprune: Command, tmp_path: Path) -> None:
+def test_the_name_of_a_data_file_need_be_no_utf8(evoprune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("evoprune"), "propagate", False)  # pytest cannot send such a name between processes
     x, y = np.random.default_rng(0).normal(size=(120, 6)), np.arange(120) % 3
     name = os.fsdecode(b"caf\xe9.npz")
     try:
