@@ -102,6 +102,14 @@ def edit(folder: Path, run: str, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def ask(run: Path, **options: Any) -> None:
+    """Let the run say that it was asked for these."""
+    path = run / "result.json"
+    told = json.loads(path.read_text())
+    told["arguments"]["options"] |= options
+    path.write_text(json.dumps(told))
+
+
 def test_the_page_answers_what_was_asked(folder: Path) -> None:
     words = read(report(folder))
     for part in ("The question", "kstarts do better than a random mask", "Against random, at sparsity 0.8:",
@@ -311,10 +319,7 @@ def test_a_single_seed_has_no_intervals_and_the_page_says_so(folder: Path) -> No
 def test_runs_of_other_options_are_left_out_and_named(folder: Path) -> None:
     alone = report(folder).read_text()
     for path in sorted((folder / "runs").glob("*-0.8-seed1")):
-        again = shutil.copytree(path, folder / "zother" / path.name) / "result.json"
-        told = json.loads(again.read_text())
-        told["arguments"]["options"]["epochs"] = 7
-        again.write_text(json.dumps(told))
+        ask(shutil.copytree(path, folder / "zother" / path.name), epochs=7)
     page = read(report(folder))
     assert "2 of 17 runs are left out" in page
     assert "differ from them in epochs: 2, 7" in page
@@ -323,10 +328,7 @@ def test_runs_of_other_options_are_left_out_and_named(folder: Path) -> None:
 
 
 def test_a_seed_of_other_options_is_left_out_and_named(folder: Path) -> None:
-    path = folder / "runs" / "kstarts-0.8-seed2" / "result.json"
-    told = json.loads(path.read_text())
-    told["arguments"]["options"]["lr"] = 0.3
-    path.write_text(json.dumps(told))
+    ask(folder / "runs" / "kstarts-0.8-seed2", lr=0.3)
     page = read(report(folder))
     assert "1 of 15 runs are left out" in page
     assert "differ from them in lr: not set, 0.3" in page
