@@ -144,7 +144,7 @@ def _commands(root: Path, folders: list[Path], results: list[dict[str, Any]]) ->
         comparison = _comparison(path)
         inside = [own for where, own in zip(folders, results, strict=True) if comparison and comparison in where.parents]
         by_hand = "; ".join(dict.fromkeys(filter(None, map(made_by_hand, inside or [result]))))
-        by_hand = by_hand or (_seeds_of_choice(comparison, inside) or _pairs_of_choice(inside) if comparison else "")
+        by_hand = by_hand or (_seeds_of_choice(comparison, inside) or _pairs_of_choice(comparison, inside) if comparison else "")
         if by_hand:
             commands[f"# {comparison or path}: from Python ({by_hand}), which no command line says; call it again as then"] = None
         elif comparison is None:
@@ -177,9 +177,10 @@ def _seeds_of_choice(comparison: Path, results: list[dict[str, Any]]) -> str:
     return f"seeds {', '.join(map(str, seeds))}" if set(range(seeds[-1])) - asked else ""
 
 
-def _pairs_of_choice(results: list[dict[str, Any]]) -> str:
-    """Models and data sets, where not every model is there with every data set."""
-    asked = [result["arguments"].get("problem", {}) for result in results]
+def _pairs_of_choice(comparison: Path, results: list[dict[str, Any]]) -> str:
+    """Models and data sets, where not every model was asked for with every data set."""
+    asked = [one for one in _setup(comparison)["problems"].values() if isinstance(one, dict)]
+    asked = asked or [result["arguments"].get("problem", {}) for result in results]
     pairs = dict.fromkeys((str(one.get("model")), str(one.get("data"))) for one in asked)
     models, data = (dict.fromkeys(pair[part] for pair in pairs) for part in (0, 1))
     return ", ".join(" on ".join(pair) for pair in pairs) if len(pairs) < len(models) * len(data) else ""

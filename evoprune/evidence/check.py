@@ -70,7 +70,7 @@ def check(
     counts_chosen = reference_counts(ticket) != ticket.mask.counts  # refuses a ticket without a choice, before any work
     chosen = _chosen(controls, search_controls_of(ticket) if search else ())
     horizon = epochs or _epochs(ticket)
-    options = {**ticket.provenance.get("training", {}), **training}
+    options = Training.following(ticket.provenance.get("training", {}), **training)
     used = as_json(Training.of(**options).as_dict())  # refuses before any work
     rows: list[dict[str, Any]] = []
     for number in range(seeds):
@@ -86,7 +86,7 @@ def check(
         "sparsity": ticket.mask.sparsity,
         "mask_hash": ticket.mask.hash,
     }
-    usual = Training.of(**{**ticket.provenance.get("training", {}), "engine": "auto", "device": "auto"}).as_dict()
+    usual = Training.of(**Training.following(ticket.provenance.get("training", {}), engine="auto", device="auto")).as_dict()
     own = {name: value for name, value in used.items() if value != usual[name]}
     own |= {} if controls is None else {"controls": list(controls)}
     own |= {name: value for name, value, default in (("draws", draws, DRAWS), ("seed", seed, 0)) if value != default}

@@ -174,7 +174,7 @@ def _within_rows(rng: np.random.Generator, survivors: Indices, width: int) -> In
 
 
 def _training(ticket: Ticket) -> Training:
-    return Training.of(**ticket.provenance.get("training", {}))
+    return Training.of(**Training.following(ticket.provenance.get("training", {})))
 
 
 def _start(ticket: Ticket) -> Weights:

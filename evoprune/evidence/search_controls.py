@@ -63,7 +63,7 @@ def best_of_k(ticket: Ticket, seed: int) -> Ticket:
     counts = reference_counts(ticket)
     masks = [random_of_counts(problem.space, counts, seeds.generator(seed, "best_of_k", number)) for number in range(k)]
     weights = None if ticket.start is None else [ticket.start] * k
-    own, training = seeds.derive(seed, "best_of_k"), ticket.provenance.get("training", {})
+    own, training = seeds.derive(seed, "best_of_k"), Training.following(ticket.provenance.get("training", {}))
     generation = Population(problem, masks, horizon=_epochs(ticket), seed=own, weights=weights, **training)
     losses = generation.train(epochs).trace.last("val_loss")
     return rewired(ticket, masks[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))], "best_of_k")
@@ -131,6 +131,6 @@ def _searched(ticket: Ticket, problem: Problem, seed: int, **changes: Any) -> Ti
     if _size_is_outcome(ticket):
         raise InputError(f"{method.name} was not asked for one sparsity, so a search again finds another size: leave this out")
     known = {*method.options, *Training.__dataclass_fields__, "sparsity", "epochs"}
-    told = ticket.provenance.get("options", {})
+    told = Training.following(ticket.provenance.get("options", {}))
     options = {name: value for name, value in told.items() if name in known and name not in ASIDE}
     return method(problem, **{**options, **changes, "seed": seeds.derive(seed, "search")})

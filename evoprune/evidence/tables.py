@@ -249,14 +249,35 @@ def _values(own: pd.DataFrame, groups: pd.Series[int], most: int) -> str:
 
 def _options(runs: pd.DataFrame) -> pd.DataFrame:
     """What the runs were asked for beside sparsity and seed, as text."""
+    import pandas as pd
+
     known = {"epochs", *Training.__dataclass_fields__}.union(*(entry.options for entry in METHODS.values()))
     known -= {"sparsity", "seed", *WHERE}
-    return _told(runs[[name for name in runs if name in known]])
+    common = Training().as_dict()
+    usual = {name: {**common, **METHODS[name].options} if name in METHODS else common for name in runs["method"].unique()}
+    asked = {
+        name: [
+            usual[method].get(name) if _is_missing(value) else value for method, value in zip(runs["method"], own, strict=True)
+        ]
+        for name, own in runs.items()
+        if name in known
+    }  # a run of before an option was there had what is its default now
+    return _told(pd.DataFrame(asked, index=range(len(runs)), dtype=object))
 
 
 def _told(columns: pd.DataFrame) -> pd.DataFrame:
-    """Every entry as text; pandas keeps a missing one missing, which is equal to nothing."""
-    return columns.reset_index(drop=True).map(lambda value: "not set" if value is None or value != value else str(value))
+    """Every entry as text; pandas keeps a missing one missing, which equals nothing, and has whole numbers beside it as floats."""
+    return columns.reset_index(drop=True).map(_text)
+
+
+def _text(value: Any) -> str:
+    if _is_missing(value):
+        return "not set"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _kinds(runs: pd.DataFrame) -> pd.Series[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ from evoprune.training.options import Training
 from evoprune.values import whole
 
 __all__ = ["make_toolbox"]
+
+log = logging.getLogger("evoprune")
 
 
 def make_toolbox(
@@ -82,7 +85,7 @@ def make_toolbox(
     chunk = None if chunk is None else whole("chunk", chunk, 1, give="the networks of a sub-batch,")
     retries, eta = whole("retries", retries), check_eta(eta, rungs)
     if objectives is not None and criterion != "loss":
-        raise InputError(f"criterion={criterion!r} does nothing beside objectives=: put it among them, or leave it out")
+        log.warning("criterion=%r does nothing beside objectives=, which may name it", criterion)
     training = _training(training, inherit)
     reference = random_mask(problem.space, sparsity=sizes.sparsities[0], allocation=allocation)
     run = (epochs, seeds.check_seed(seed or 0), training, reference)

@@ -6,6 +6,7 @@ better) compares within one generation only.  [Jamieson 2016, arXiv:1502.07943; 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,6 +21,8 @@ from evoprune.training.population import Population
 from evoprune.values import is_whole, whole
 
 __all__ = ["ETA", "check_eta", "check_rungs", "criteria_of", "default_rungs", "race", "rungs_of", "tournament"]
+
+log = logging.getLogger("evoprune")
 
 Criteria = str | Sequence[str]
 ETA = 2
@@ -74,9 +77,9 @@ def check_rungs(
 
 
 def check_eta(eta: object, rungs: Sequence[int] | None = ()) -> int:
-    """`eta` if it is usable, or `InputError`: only the rungs before the last one, of those that a user gave, read it."""
+    """`eta` if it is usable, or `InputError`; a warning where the user gave no rungs, which alone read it."""
     if rungs is None and eta != ETA:
-        raise InputError(f"eta={eta!r} does nothing without rungs=: give them, or leave it out")
+        log.warning("eta=%r does nothing without rungs=", eta)
     return whole("eta", eta, 2, give="the factor by which a rung cuts,")
 
 

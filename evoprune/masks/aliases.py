@@ -14,17 +14,25 @@ PERHAPS = """alpha_dropout bfloat16 bool contiguous detach double dropout dropou
 
 
 def contested(graph: fx.GraphModule) -> frozenset[fx.Node]:
-    """Operations in place on what may or may not be the memory of a value that is read later under another name."""
+    """Operations in place on what may be the memory of a value that is there before and read after, under another name."""
     order = {node: position for position, node in enumerate(graph.graph.nodes)}
     surely, perhaps = _origins(graph)
 
     def others(node: fx.Node) -> list[fx.Node]:
-        return [other for other in order if perhaps[other] is perhaps[node] and surely[other] is not surely[node]]
+        before = (other for other in order if order[other] < order[node])  # what comes after holds the change
+        return [other for other in before if perhaps[other] is perhaps[node] and surely[other] is not surely[node]]
 
     in_place = [node for node in order if node.op.startswith("call_") and _in_place(node)]
     return frozenset(
-        node for node in in_place if any(order[reader] > order[node] for other in others(node) for reader in other.users)
+        node
+        for node in in_place
+        if any(order[reader] > order[node] and not _asks(reader) for other in others(node) for reader in other.users)
     )
+
+
+def _asks(node: fx.Node) -> bool:
+    """Whether a node reads no values: a shape, a size."""
+    return node.op.startswith("call_") and node.op != "call_module" and KINDS.get(name_of(node)) == "ask"
 
 
 def _origins(graph: fx.GraphModule) -> tuple[dict[fx.Node, fx.Node], dict[fx.Node, fx.Node]]:

@@ -205,7 +205,8 @@ class Walker(fx.Interpreter, ABC):
     def _written(self, x: Tensor, result: Tensor) -> Tensor:
         if self.node in self.contested:
             raise UnsupportedLayer(
-                f"{self.where()} changes in place what is read later under another name: write it as h = h + g, not h += g"
+                f"{self.where()} changes in place what is read later under another name: let it make a new tensor, as h = h + g "
+                "and torch.relu do"
             )
         return self.overwrite(x, result)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -35,6 +36,8 @@ from evoprune.training.ticket import Ticket
 from evoprune.values import is_number
 
 __all__ = ["combined"]
+
+log = logging.getLogger("evoprune")
 
 POOL = 2.0
 
@@ -79,7 +82,7 @@ def combined(
     if not (is_number(pool) and pool >= 1):
         raise InputError(f"pool={pool!r} is not usable: give how many times the budget the masks are drawn from, >= 1")
     if together and pool != POOL:
-        raise InputError(f"pool={pool!r} does nothing with order='together': give order='dissipate-first', or leave it out")
+        log.warning("combined: pool=%r does nothing with order='together'", pool)
     if not selection_epochs:
         raise InputError("selection_epochs=0 leaves no check before the choice: use kstarts, or select after 1 epoch or more")
     checks = check_count(checks, epochs, after=0 if together else selection_epochs)

@@ -21,5 +21,9 @@ def dropout(
     """Drop prunable weights at random in every step (DropConnect); nothing is pruned, `sparsity` is accepted and ignored."""
     if "drop_rate" in training:
         raise InputError("the method dropout calls its drop_rate rate=: give that alone")
+    if training.get("optimizer", "sgd") != "sgd":
+        raise InputError(
+            f"dropout needs optimizer='sgd', not {training['optimizer']!r}: others divide out the scale of its steps"
+        )
     mask = Mask.full(problem.space)
     return Population(problem, [mask], horizon=epochs, seed=seed, drop_rate=rate, **training).train(epochs).ticket()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,8 @@ from evoprune.training.ticket import Ticket
 from evoprune.values import is_number, probability, whole
 
 __all__ = ["evolve"]
+
+log = logging.getLogger("evoprune")
 
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -135,9 +138,9 @@ def evolve(
     )
     check_first(first, plan["mu"])
     if plan["mutate"] != "mutGuided" and share != SHARE:
-        raise InputError(f"share={share!r} does nothing with mutate={plan['mutate']!r}: choose 'mutGuided', or leave it out")
+        log.warning("evolve: share=%r does nothing with mutate=%r", share, plan["mutate"])
     if not plan["cxpb"] and mate != "cxSetUniform":
-        raise InputError(f"mate={mate!r} does nothing with cxpb=0: give a share of the offspring to cross, or leave it out")
+        log.warning("evolve: mate=%r does nothing with cxpb=0", mate)
     toolbox = make_toolbox(
         problem, sparsity=sparsity, epochs=plan["fitness_epochs"], criterion=criterion, objectives=objectives, rungs=rungs,
         eta=eta, allocation=allocation, mate=mate, mutate=plan["mutate"], inherit=plan["inherit"], journal=journal,

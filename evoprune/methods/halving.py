@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from evoprune.training.ticket import Ticket
 from evoprune.values import whole
 
 __all__ = ["halving"]
+
+log = logging.getLogger("evoprune")
 
 FINALISTS = 4
 
@@ -55,9 +58,9 @@ def halving(
     rungs = check_rungs(rungs, epochs, criterion=criteria[0], k=k, eta=eta)
     for name, value, least in (("finalists", finalists, 1), ("judges", judges, 0)):
         whole(name, value, least)
-    individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
     if finalists > k and finalists != FINALISTS:
-        raise InputError(f"finalists={finalists} are more than the k={k} networks that start: give at most k")
+        log.warning("halving: finalists=%d are more than the k=%d networks that start", finalists, k)
+    individuals = initial_population(problem.space, k, sparsity=sparsity, allocation=allocation, seed=seed)
     generation = Population(problem, individuals, horizon=epochs, seed=seed, **training)
     if judges and generation.training.own_weights:
         raise InputError("judges train finalists again from common weights: set judges=0, or leave own_weights out")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from evoprune.criteria import CRITERIA
-from evoprune.errors import InputError
 from evoprune.evolution.assess import initial_population
 from evoprune.evolution.tournament import ETA, check_eta, check_rungs, tournament
 from evoprune.masks.allocation import Allocation
@@ -18,6 +18,8 @@ from evoprune.training.population import Population
 from evoprune.training.ticket import Ticket
 
 __all__ = ["kstarts"]
+
+log = logging.getLogger("evoprune")
 
 SELECTION_EPOCHS = 2
 
@@ -51,7 +53,7 @@ def kstarts(
     place of one cut after `selection_epochs`.
     """
     if rungs is not None and selection_epochs != SELECTION_EPOCHS:
-        raise InputError(f"selection_epochs={selection_epochs!r} does nothing beside rungs=: leave one of them out")
+        log.warning("kstarts: selection_epochs=%r does nothing beside rungs=", selection_epochs)
     rungs = check_rungs(
         (selection_epochs,) if rungs is None else rungs, epochs, criterion=CRITERIA[criterion], k=k, eta=check_eta(eta, rungs)
     )

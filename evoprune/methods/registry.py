@@ -105,7 +105,7 @@ class Method:
         for name in options:
             if name not in known:
                 raise UnknownName(f"option of {self.name}", name, known)
-        Training.of(**{name: value for name, value in options.items() if name in training})
+        Training.of(**{name: value for name, value in {**self.options, **options}.items() if name in training})
         seeds.check_seed(options.get("seed", 0))
         whole("epochs", options.get("epochs", 1), 1)
         asked = options.get("sparsity")
@@ -124,6 +124,7 @@ class Method:
                 f"{self.name} needs a Problem, not a {type(problem).__name__}: make one with ep.Problem(model, data)"
             )
         options = {name: native(value) for name, value in options.items()}
+        options |= {"device": str(options["device"])} if "device" in options else {}  # of torch's own class, too
         self.check(options)
         started = time.perf_counter()
         with trainable(), seeds.isolated(options.get("seed", 0), self.name):

@@ -64,7 +64,7 @@ def holdout(samples: int, labels: Array | None, share: float, stream: str) -> tu
         counts = np.array([len(rows) for rows in classes])
         parts = _largest_remainder(counts, size)
         if missing := int((parts == counts).sum()):
-            log.warning("%d classes have no training sample left: give more samples, or a validation set of your own", missing)
+            log.warning("classes without a training sample left: %d; give more samples, or splits of your own", missing)
         held = np.sort(np.concatenate([random.permutation(rows)[:part] for rows, part in zip(classes, parts, strict=True)]))
     return np.setdiff1d(np.arange(samples), held, assume_unique=True), held
 

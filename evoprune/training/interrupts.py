@@ -35,13 +35,15 @@ def interrupted_between() -> Iterator[Callable[[], None]]:
     def let_through() -> None:
         if came:
             handler(*came.pop())
+            signal.signal(signal.SIGINT, wait)  # of a handler that goes on
 
     signal.signal(signal.SIGINT, wait)
     try:
         yield let_through
     finally:
         signal.signal(signal.SIGINT, handler)
-        let_through()
+        if came:
+            handler(*came.pop())
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -39,8 +39,10 @@ CAPTURABLE = (*FUSED, "rmsprop", "nadam", "radam", "adadelta", "adamax", "rprop"
 CAPTURABLE_ON = ("cuda",)
 
 COUPLED = ("lbfgs", "adafactor", "muon")
-LEARNING_RATES = {"sgd": 0.05, "rmsprop": 0.01, "adagrad": 0.01, "nadam": 0.002, "adadelta": 1.0, "adamax": 0.002, "rprop": 0.01}
-"""Where none is given: torch's, but for SGD; of the others it is .001."""
+LEARNING_RATES = {"sgd": 0.05, "adagrad": 0.01, "adadelta": 1.0, "rprop": 0.01}
+"""Where none is given; of the others it is .001. Journals keep what was asked, so that a change here would mix two rates."""
+UNREAD_WITHOUT = {"momentum": ("optimizer", "sgd"), "step_every": ("schedule", "step"), "step_factor": ("schedule", "step")}
+"""By option: the option and its value that alone read it."""
 
 SCHEDULES: Registry[Callable[[Training, int, int], float]] = Registry("schedule")
 
@@ -72,7 +74,8 @@ class Training:
     cuda_graphs: on a GPU, record a step once and replay it (what cannot be recorded runs as it is, and says so).
     compile: train the dense engine through `torch.compile` (a model that it does not take runs as it is, and says so).
     batch_size: samples a step; None takes min(128, n_train // 40).
-    optimizer: a name of `OPTIMIZERS`. lr: learning rate; None takes .05 for SGD and torch's default for the others.
+    optimizer: a name of `OPTIMIZERS`. lr: learning rate; None takes .05 for SGD, 1 for adadelta, .01 for adagrad and
+        rprop, .001 for the others.
     momentum, nesterov: SGD only. weight_decay: on every parameter.
     schedule: "cosine" per step over the horizon, "constant", or "step" with `step_every` (steps) and `step_factor`. Rprop follows
         none: it reads the learning rate in its first step only.
@@ -111,6 +114,14 @@ class Training:
             if name not in known:
                 raise UnknownName("training option", name, known)
         return cls(**options)
+
+    @classmethod
+    def following(cls, before: Mapping[str, Any], **asked: Any) -> dict[str, Any]:
+        """The options `before` with those `asked` in their place, and without those of before that nothing would read then."""
+        merged = {**before, **asked}
+        chosen = {by: merged.get(by, getattr(cls, by)) for by in ("optimizer", "schedule")}
+        unread = {name for name, (by, reader) in UNREAD_WITHOUT.items() if chosen[by] != reader and name not in asked}
+        return {name: value for name, value in merged.items() if name not in unread}
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -164,14 +175,9 @@ class Training:
             raise InputError(
                 f"schedule={self.schedule!r} does nothing with optimizer='rprop': it reads lr in its first step only"
             )
-        unread = {
-            "momentum": ("optimizer", "sgd", self.optimizer == "sgd"),
-            "step_every": ("schedule", "step", self.schedule == "step"),
-            "step_factor": ("schedule", "step", self.schedule == "step"),
-        }
-        for name, (by, reader, read) in unread.items():
-            if not read and getattr(self, name) != getattr(type(self), name):
-                given, chosen = getattr(self, name), getattr(self, by)
+        for name, (by, reader) in UNREAD_WITHOUT.items():
+            given, chosen = getattr(self, name), getattr(self, by)
+            if chosen != reader and given != getattr(type(self), name):
                 raise InputError(f"{name}={given!r} does nothing with {by}={chosen!r}: give {by}={reader!r}, or leave it out")
 
     def _check_optimizer(self) -> None:

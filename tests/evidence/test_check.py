@@ -234,6 +234,15 @@ def test_wrong_arguments_are_refused_before_any_work(options: dict[str, Any], me
         check(nowhere(), **options)
 
 
+def test_options_that_are_changed_take_along_what_only_the_old_ones_read() -> None:
+    problem = Problem("mlp:24", arrays())
+    ticket = trained(
+        problem, random_mask(problem.space, sparsity=0.9, seed=0), epochs=1, schedule="step", step_every=5, momentum=0.5
+    )
+    for asked in ({"schedule": "constant"}, {"optimizer": "adam", "lr": 0.01}):
+        assert asked.items() <= check(ticket, seeds=1, epochs=1, draws=1, controls=[], **asked).options.items()
+
+
 def test_numbers_of_numpy_are_kept_as_any_others(tmp_path: Path) -> None:
     numbers = {"seeds": np.int64(2), "epochs": np.int64(1), "draws": np.int64(1), "seed": np.int64(3), "lr": np.float64(0.2)}
     found = check(nowhere(), controls=[], difference=np.float32(0.5), init="problem", **numbers)

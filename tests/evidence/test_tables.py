@@ -142,6 +142,15 @@ def test_seeds_of_other_options_are_no_further_samples_either() -> None:
     assert summarise(ranges)["runs"].tolist() == [3] * 4, "a sparsity may have a rate of its own"
 
 
+def test_a_run_of_before_an_option_was_there_has_its_default() -> None:
+    runs = runs_frame({"kstarts": 0.9}).assign(eta=2, precision="full", lr=None)
+    older = runs["seed"] == 1
+    frame = runs.assign(eta=runs["eta"].where(~older), precision=runs["precision"].where(~older))
+    assert summarise(frame)["runs"].tolist() == [3, 3]
+    with pytest.raises(InputError, match="precision: full, bf16"):
+        summarise(frame.assign(precision=frame["precision"].where(frame["seed"] != 2, "bf16")))
+
+
 def test_only_the_values_that_tell_repeated_runs_apart_are_named() -> None:
     runs = pd.concat([runs_frame({"random": 0.9, "kstarts": 0.95}), runs_frame({"kstarts": 0.95}), runs_frame({"random": 0.9})])
     runs["k"] = [*(None,) * 6, *(8,) * 6, *(16,) * 6, *(None,) * 6]

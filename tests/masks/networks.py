@@ -102,6 +102,21 @@ class InPlaceByOperator(InPlace):
         return self.c(g)
 
 
+class InPlaceThenFlat(nn.Module):
+    """Names that a value gets after it has changed, and a size that is asked of what it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(4, 5, 3, padding=1), nn.Conv2d(4, 5, 1), nn.Linear(45, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = first = self.a(x)
+        h += self.b(x)
+        h = F.relu(h, inplace=True)
+        h = F.dropout(h, 0.5, self.training)
+        return self.c(h.reshape(first.size(0), -1))
+
+
 class InPlaceByView(InPlace):
     """Changes of views, read under the name of what they show."""
 
@@ -138,6 +153,7 @@ NETS = {
     "in place": (InPlace, (4,)),
     "in place by operator": (InPlaceByOperator, (4,)),
     "in place by view": (InPlaceByView, (4,)),
+    "in place, then flat": (InPlaceThenFlat, (4, 3, 3)),
     "grouped": (grouped, (4, 3, 3)),
     "one pixel": (lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 2, 5, padding="same")), (2, 1, 2)),
     "conv1d": (lambda: nn.Sequential(nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), nn.Flatten(), nn.Linear(9, 2)), (2, 5)),

@@ -88,7 +88,7 @@ def test_one_start_that_turns_nan_does_not_end_the_others() -> None:
     [
         {"rule": "fraction"}, {"selection_epochs": 0}, {"selection_epochs": 0, "criterion": "live_paths"},
         {"selection_epochs": 6}, {"checks": 6}, {"order": "first"}, {"k": 0}, {"order": "dissipate-first", "k": 0},
-        {"pool": 0.5}, {"pool": "many"}, {"pool": 3.0}, {"rule": "gradient", "reference": "epoch"}, {"start_sparsity": 0.9},
+        {"pool": 0.5}, {"pool": "many"}, {"rule": "gradient", "reference": "epoch"}, {"start_sparsity": 0.9},
         {"order": "dissipate-first", "checks": 4, "selection_epochs": 2},
     ],
     ids=str,

@@ -121,7 +121,6 @@ def test_the_first_population_follows_the_seed() -> None:
         {"form": "guided", "mu": 1, "cxpb": 0, "first": ("random", "snip")},
         {"mu": 6, "comma": True}, {"repetitions": 0}, {"budget": 0}, {"inherit": "genes"}, {"rungs": (2, 1)}, {"rungs": 2},
         {"rungs": (1,), "comma": False}, {"budget": "100"}, {"cxpb": "0"}, {"comma": "yes"},
-        {"share": 0.6}, {"eta": 3}, {"mate": "cxRAR", "cxpb": 0.0}, {"objectives": ("loss", "survivors"), "criterion": "grad"},
     ],
     ids=str,
 )  # fmt: skip

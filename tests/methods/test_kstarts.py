@@ -171,7 +171,7 @@ def test_criteria_without_training_can_choose_at_the_start(criterion: str, form:
     [
         {"selection_epochs": 4}, {"selection_epochs": 0}, {"selection_epochs": 1.5}, {"epochs": 1, "selection_epochs": 1},
         {"rungs": (2, 1)}, {"rungs": (1, 9)}, {"rungs": (1, 1)}, {"eta": 1, "rungs": (1, 2)}, {"k": 0}, {"k": 2.5},
-        {"rungs": 2}, {"selection_epochs": 1, "rungs": (2,)}, {"eta": 3},
+        {"rungs": 2},
         {"form": "shared", "rescale": True}, {"form": "shared", "own_weights": True},
     ],
     ids=str,

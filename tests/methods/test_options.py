@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from evoprune.errors import InputError
 from evoprune.methods import METHODS
 from evoprune.testing import SMALL, tiny_problem
 
@@ -40,3 +41,36 @@ def test_an_option_is_heard(name: str, option: dict[str, Any], beside: dict[str,
     plain, other = METHODS[name](tiny_problem(), **asked), METHODS[name](tiny_problem(), **{**asked, **option})
     moved = any(not torch.equal(value, other.weights[key]) for key, value in plain.weights.items())
     assert moved or plain.ledger.samples != other.ledger.samples, "nothing changed"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("kstarts", {"eta": 3}, "eta=3 does nothing without rungs="),
+        ("kstarts", {"selection_epochs": 1, "rungs": (2,)}, "selection_epochs=1 does nothing beside rungs="),
+        ("evolve", {"share": 0.6, **PLAIN}, "share=0.6 does nothing with mutate=None"),
+        ("evolve", {"mate": "cxRAR", **PLAIN, "cxpb": 0.0}, "mate='cxRAR' does nothing with cxpb=0"),
+        ("evolve", {"eta": 3, **PLAIN}, "eta=3 does nothing without rungs="),
+        ("evolve", {"criterion": "grad", "objectives": ("loss", "survivors"), **PLAIN}, "criterion='grad' does nothing"),
+        ("combined", {"pool": 3.0}, "pool=3.0 does nothing with order='together'"),
+        ("halving", {"finalists": 9, "k": 8, "rungs": (1, 2)}, "finalists=9 are more than the k=8"),
+    ],
+    ids=str,
+)
+def test_an_option_that_nothing_reads_is_named(
+    name: str, options: dict[str, Any], says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not refused: of several methods that are compared another one may read it."""
+    small = {key: value for key, value in SMALL.items() if key in METHODS[name].options and key != "selection_epochs"}
+    METHODS[name](tiny_problem(), **{"sparsity": 0.8, "epochs": 4, "batch_size": 9, "engine": "loop", **small, **options})
+    assert says in caplog.text
+
+
+def test_an_option_is_judged_beside_the_methods_own_defaults() -> None:
+    with pytest.raises(InputError, match="step_every=5 does nothing with schedule='constant'"):
+        METHODS["regrow_average"].check({"step_every": 5})
+    METHODS["regrow_average"].check({"step_every": 5, "schedule": "step"})
+    with pytest.raises(InputError, match="dropout needs optimizer='sgd', not 'adam'"):
+        METHODS["dropout"](tiny_problem(), optimizer="adam")
+    ticket = METHODS["random"](tiny_problem(), sparsity=0.5, epochs=1, engine="loop", device=torch.device("cpu"))
+    assert ticket.provenance["options"]["device"] == "cpu"

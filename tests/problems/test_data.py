@@ -67,7 +67,7 @@ def test_the_last_sample_of_a_class_stays_in_training(
 def test_classes_that_cannot_stay_in_training_are_told(caplog: pytest.LogCaptureFixture) -> None:
     kept, held = holdout(10, np.arange(10), 0.2, "validation")
     assert (len(kept), len(held)) == (8, 2)
-    assert caplog.messages == ["2 classes have no training sample left: give more samples, or a validation set of your own"]
+    assert caplog.messages == ["classes without a training sample left: 2; give more samples, or splits of your own"]
 
 
 def test_digits_have_their_fixed_splits() -> None:

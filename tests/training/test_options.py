@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from typing import Any
 
@@ -91,9 +90,20 @@ def test_defaults_are_the_documented_ones() -> None:
     assert (training.schedule, training.dtype, training.batch_size) == ("cosine", "float32", None)
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "sgd"])
-def test_the_learning_rate_of_an_optimizer_other_than_sgd_is_torchs(name: str) -> None:
-    assert Training.of(optimizer=name).base_lr == inspect.signature(OPTIMIZERS[name]).parameters["lr"].default
+def test_the_learning_rates_that_stand_for_none() -> None:
+    """Those of journals, which do not name them."""
+    others = {"sgd": 0.05, "adadelta": 1.0, "adagrad": 0.01, "rprop": 0.01}
+    assert {name: Training.of(optimizer=name).base_lr for name in OPTIMIZERS} == {**dict.fromkeys(OPTIMIZERS, 0.001), **others}
+
+
+def test_what_follows_leaves_out_what_nothing_reads_any_longer() -> None:
+    before = {"schedule": "step", "step_every": 5, "lr": 0.1, "momentum": 0.5}
+    assert Training.following(before, schedule="constant") == {"schedule": "constant", "lr": 0.1, "momentum": 0.5}
+    adam = Training.following(before, optimizer="adam")
+    assert "momentum" not in adam
+    assert adam["step_every"] == 5
+    with pytest.raises(InputError, match=r"momentum=0\.5 does nothing"):
+        Training.of(**Training.following(before, optimizer="adam", momentum=0.5))
 
 
 def test_schedules_are_functions_of_step_and_horizon() -> None:
