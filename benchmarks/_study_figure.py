@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from evoprune.evidence.plots.style import GREY, INK, style
-from evoprune.evidence.tables import prunes
+from evoprune.evidence.samples import prunes
 from evoprune.files import atomic_write
 
 if TYPE_CHECKING:

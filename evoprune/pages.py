@@ -13,7 +13,7 @@ from evoprune.compare.cells import EPOCHS
 from evoprune.compare.folder import RUNS, SETUP
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.report import Material, agree, check_command, command, made_by_hand, page, settings
-from evoprune.evidence.tables import prunes
+from evoprune.evidence.samples import prunes
 from evoprune.files import atomic_write
 from evoprune.formats import as_utf8, read_json
 from evoprune.runs import load_runs, read_result

@@ -15,7 +15,7 @@ from typing import Any
 from evoprune.compare.cells import EPOCHS, Cell, Problems, common_options, own_options
 from evoprune.compare.recovery import rebuilt
 from evoprune.errors import DamagedFile, InputError
-from evoprune.evidence.tables import prunes
+from evoprune.evidence.samples import prunes
 from evoprune.formats import as_json, read_json
 from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from evoprune.evidence.tables import prunes
+from evoprune.evidence.samples import prunes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

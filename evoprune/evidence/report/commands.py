@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evoprune.errors import InputError
+from evoprune.evidence.samples import prunes
 from evoprune.evidence.search_controls import SEARCH_CONTROLS
-from evoprune.evidence.tables import prunes
 from evoprune.evidence.verdict import DIFFERENCE
 from evoprune.methods.registry import METHODS
 from evoprune.problems.datasets import DATASETS
