@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,29 @@ def test_a_run_goes_on_when_its_terminal_goes(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "ticket.safetensors").exists()
 
 
+def test_a_line_of_the_log_stands_above_the_bar(tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty")
+    terminal, its_end = pty.openpty()
+    words = ("run", "kstarts", *TINY, "--epochs", "3", "--set", "k=2", "--set", "eta=3", "--out", str(tmp_path / "out"))
+    with subprocess.Popen([*EVOPRUNE, *words], stdin=its_end, stdout=its_end, stderr=its_end) as running:
+        os.close(its_end)
+        shown = b""
+        with suppress(OSError):  # of the end, once the program has gone
+            while part := os.read(terminal, 4096):
+                shown += part
+        assert running.wait(timeout=120) == 0
+    os.close(terminal)
+    lines = shown.decode().splitlines()
+    [told] = [line for line in lines if "eta=3 does nothing" in line]
+    erased = told.rpartition("\x1b[2K")[2]
+    assert re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", erased).startswith("eta=3 does nothing without rungs="), lines
+
+
 @pytest.mark.parametrize("imported", ["typer", "rich.console", "torch"])
 def test_ctrl_c_is_one_line_while_it_starts(imported: str) -> None:
     code = f"""
 import sys
+from contextlib import suppress
 
 class Interrupted:
     def find_spec(self, name, path=None, target=None):

@@ -19,8 +19,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from evoprune.cli.console import errors
-
 __all__ = ["epochs_shown", "runs_shown"]
 
 
@@ -39,11 +37,10 @@ class _Epochs(logging.Handler):
 
 
 @contextmanager
-def epochs_shown(method: str) -> Iterator[None]:
-    """A progress bar of the epochs in training, on a terminal."""
+def epochs_shown(method: str, console: Console) -> Iterator[None]:
+    """A progress bar of the epochs in training, on a terminal. console: that of the log."""
     logger = logging.getLogger("evoprune.progress")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("epoch"), MofNCompleteColumn())
-    console = errors()
     with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal, transient=True) as progress:
         handler = _Epochs(progress, progress.add_task(method, total=None), method)
         before = logger.level, logger.propagate
@@ -58,12 +55,11 @@ def epochs_shown(method: str) -> Iterator[None]:
 
 
 @contextmanager
-def runs_shown() -> Iterator[Callable[[int, int], None]]:
+def runs_shown(console: Console) -> Iterator[Callable[[int, int], None]]:
     """A progress bar of finished runs with the time left; a line now and then where there is no terminal.
 
-    Gives the function that moves it.
+    console: that of the log. Gives the function that moves it.
     """
-    console = errors()
     columns = (
         TextColumn("runs"),
         BarColumn(),

@@ -45,7 +45,7 @@ def check(
     verbose: Verbose = False,
 ) -> None:
     """Train a ticket beside its controls and say what the search found; keeps check.csv, check.json and check.png in RUN."""
-    with reporting(verbose, kept="nothing is kept"):
+    with reporting(verbose, kept="nothing is kept") as console:
         from evoprune.evidence.check import check as check_ticket
         from evoprune.problems.problem import Problem
         from evoprune.runs import read_result
@@ -61,7 +61,7 @@ def check(
         problem = Problem.from_description(described, data_root=data_root)
         own = parse_options(set_ or [], [], command=check, arguments=("source", "problem"), function=check_ticket)
         options = {"engine": engine, "device": device, **own}
-        with epochs_shown("check"):
+        with epochs_shown("check", console):
             found = check_ticket(
                 folder, seeds=seeds, epochs=epochs, search=search, difference=difference, problem=problem, **options
             )

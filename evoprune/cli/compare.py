@@ -85,7 +85,7 @@ def compare(
 ) -> None:
     """Run METHODS at several sparsities and seeds: a table, a picture, and every run. Goes on where it was stopped."""
     kept = f"finished runs are kept in {out}: run the same command to go on" if out else "nothing is kept"
-    with reporting(verbose, kept=kept, level=logging.WARNING):
+    with reporting(verbose, kept=kept, level=logging.WARNING) as console:
         from evoprune.compare import compare as compare_methods
         from evoprune.methods import METHODS
         from evoprune.problems.problem import Problem
@@ -95,7 +95,7 @@ def compare(
                 raise InputError(f"{name!r} is no method: several values of an option are joined by commas, as in 0.9,0.95")
         options = parse_options(set_ or [], [METHODS[name] for name in methods], command=compare, arguments=ARGUMENTS)
         problems = [Problem(one, other, data_root=data_root) for one in parts(model) for other in parts(data)]
-        with runs_shown() as progress:
+        with runs_shown(console) as progress:
             comparison = compare_methods(
                 methods,
                 problems,

@@ -80,10 +80,11 @@ def print_table(console: Console, table: Table, names: Sequence[str] = ()) -> No
 
 
 @contextmanager
-def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INFO) -> Iterator[None]:
+def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INFO) -> Iterator[Console]:
     """Turn whatever goes wrong into one line and an exit code, and show the log (all of it when `verbose`).
 
-    kept: what an interruption keeps, where it has no note that says so.
+    kept: what an interruption keeps, where it has no note that says so. Gives the console of the log: a bar that moves there
+    stays below its lines.
     """
     console = errors()
     handler = _Lines(console, logging.DEBUG if verbose else level)
@@ -92,7 +93,7 @@ def reporting(verbose: bool = False, *, kept: str = "", level: int = logging.INF
     logger.addHandler(handler)
     logger.setLevel(min(handler.level, logging.INFO))
     try:
-        yield
+        yield console
     except InputError as error:
         _fail(console, str(error), 2, verbose)
     except EvopruneError as error:

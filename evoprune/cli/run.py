@@ -49,7 +49,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Run one METHOD and keep its ticket, history and cost in a folder."""
-    with reporting(verbose, kept="nothing is kept"):
+    with reporting(verbose, kept="nothing is kept") as console:
         from evoprune.methods import METHODS
         from evoprune.problems.problem import Problem
         from evoprune.runs import run as run_method
@@ -60,7 +60,7 @@ def run(
         if sparsity is not None:
             options["sparsity"] = number_or_range(sparsity)
         problem = Problem(model, data, seed=seed, data_root=data_root)
-        with epochs_shown(method):
+        with epochs_shown(method, console):
             result = run_method(chosen, problem, out=out, test=test, **options)
         if json_:
             print(json.dumps(result, allow_nan=False))
