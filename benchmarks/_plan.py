@@ -23,6 +23,7 @@ __all__ = [
     "SEEDS",
     "Key",
     "Place",
+    "check_stem",
     "key",
     "options_of",
     "plan",
@@ -167,3 +168,8 @@ def key(place: Place, method: str, seed: int) -> Key:
 def planned(methods: Sequence[str]) -> set[Key]:
     """Keys of every run, checks left out."""
     return {key(place, method, seed) for place, method, seed in plan(methods) if seed is not None}
+
+
+def check_stem(out: Path, place: Place, method: str) -> Path:
+    """Where a check lies, without its ending."""
+    return out / "checks" / f"{place.name}-{method}-{round(10000 * place.sparsity)}"

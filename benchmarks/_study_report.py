@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from _plan import LATER, METHODS, PAIRS, PLAN, SEEDS, Key, planned
+from _plan import LATER, METHODS, PAIRS, PLAN, SEEDS, Key, check_stem, plan, planned
+from _plan import key as key_of
 from _runs import keys_of, read, unfit, unfit_keys
 from _study_figure import draw
 
@@ -106,7 +107,7 @@ def _by_place(runs: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame]) 
 def state_of(out: Path, runs: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
     """What was planned, what is there, and which cells miss their target."""
     every = planned(METHODS)
-    told = [*to_do(out, METHODS), *to_do(out, LATER, " of further methods"), *_not_run(out)]
+    told = [*to_do(out, METHODS), *to_do(out, LATER, " of further methods"), *_unchecked(out), *_not_run(out)]
     shown = runs[runs["model"].isin(summary["model"])]
     targets = {str(model): float(own["target"].iloc[0]) for model, own in shown.groupby("model", sort=False)}
     loose = [
@@ -134,18 +135,29 @@ def to_do(out: Path, methods: Sequence[str], which: str = "") -> list[str]:
     return [f"{absent:,} of {len(every):,} planned runs{which} are not made yet."] if absent else []
 
 
+def _unchecked(out: Path) -> list[str]:
+    """How many searches are not checked against their controls, in words; nothing where all are."""
+    hopeless = unfit_keys(out) - keys_of(read(out / "runs.csv"))
+    every = [
+        (place, method) for place, method, seed in plan(METHODS) if seed is None and key_of(place, method, 0) not in hopeless
+    ]
+    absent = sum(not check_stem(out, *one).with_suffix(".json").exists() for one in every)
+    return [f"{absent} of {len(every)} searches are not checked against their controls yet."] if absent else []
+
+
 def _not_run(out: Path) -> list[str]:
-    """Methods that are not run at a place, or not with every seed, and why."""
+    """Methods that are not run at a place, or not with every seed, and why; places of which the same is told in one line."""
     made = {key[:4] for key in keys_of(read(out / "runs.csv"))}
     found: dict[tuple[str, str, str, str], dict[float, str]] = {}
     for row in unfit(out).to_dict("records"):
         model, data, method, sparsity = (row[name] for name in ("model", "data", "method", "sparsity"))
         word = "run no further" if (model, data, method, sparsity) in made else "not run"
         found.setdefault((model, data, method, word), {})[sparsity] = row["reason"]
-    told = []
+    told: dict[str, list[str]] = {}
     for (model, data, method, word), reasons in found.items():
         where = ", ".join(f"{sparsity:g}" for sparsity in sorted(reasons) if sparsity)
         largest = max(reasons)
         reason = reasons[largest] + (f" (at {largest:g})" if len(reasons) > 1 else "")
-        told.append(f"{model} on {data}: {method}{where and f' at sparsity {where}'} is {word}: {reason}.")
-    return told
+        line = f"{method}{where and f' at sparsity {where}'} is {word}: {reason}."
+        told.setdefault(line, []).append(f"{model} on {data}")
+    return [f"{', '.join(places)}: {line}" for line, places in told.items()]

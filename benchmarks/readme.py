@@ -38,7 +38,7 @@ sparsity:
 
 {tables.answer(folder)}
 
-Not there yet:
+What is not there:
 
 {tables.missing(folder)}
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _plan import LATER, METHODS, PLAN, SEEDS, Place, key, plan
+from _plan import LATER, METHODS, PLAN, SEEDS, Place, check_stem, key, plan
 from _runs import COLUMNS, append, keys_of, mend, note_unfit, read, unfit_keys
 from _study_report import write_report
 
@@ -98,7 +98,8 @@ class Study:
     @staticmethod
     def _refuse_dear(place: Place, epochs: int, cost: float | None) -> None:
         if cost is not None and cost > (1 + TOLERANCE) * place.target:
-            raise DoesNotFit(f"at {epochs} epochs, the fewest, it costs {cost:.3g} dense epochs; the target is {place.target:g}")
+            fewest = f"{epochs} epoch{'s' * (epochs != 1)}"
+            raise DoesNotFit(f"at {fewest}, the fewest, it costs {cost:.3g} dense epochs; the target is {place.target:g}")
 
     def ticket(self, place: Place, method: str, seed: int) -> ep.Ticket:
         cell = place.cell(method, seed).lasting(self.epochs(place, method))
@@ -146,11 +147,6 @@ def early(history: pd.DataFrame, column: str) -> float:
     """The validation score after the first fifth of the epochs."""
     first = history[history["epoch"] <= max(1.0, 0.2 * history["epoch"].max())]
     return float(first[column].iloc[-1]) if len(first) else math.nan
-
-
-def check_stem(out: Path, place: Place, method: str) -> Path:
-    """Where a check lies, without its ending."""
-    return out / "checks" / f"{place.name}-{method}-{round(10000 * place.sparsity)}"
 
 
 @dataclass(frozen=True)

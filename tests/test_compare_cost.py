@@ -80,7 +80,7 @@ def test_equal_cost_that_compares_nothing_is_refused(problem: ep.Problem, tmp_pa
     cases = {
         "at least two methods that prune": (["random", "dense"], "dearest", 3),
         "'dense' is not usable: it prunes nothing": (["random", "kstarts", "dense"], "dense", 3),
-        "refuses 1 epochs .selection after 2 epochs leaves no epoch": (["kstarts", "combined"], "dearest", 1),
+        "refuses 1 epoch .selection after 2 epochs leaves no epoch": (["kstarts", "combined"], "dearest", 1),
     }
     for words, (methods, target, epochs) in cases.items():
         with pytest.raises(InputError, match=words):

@@ -70,7 +70,7 @@ def test_every_run_costs_its_target_and_what_cannot_is_said(study: ModuleType, w
 
 
 def test_a_search_that_is_too_dear_at_one_epoch_is_not_tried_for_longer(study: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(study.DoesNotFit, match=r"at 1 epochs, the fewest, it costs .* dense epochs; the target is 0.5"):
+    with pytest.raises(study.DoesNotFit, match=r"at 1 epoch, the fewest, it costs .* dense epochs; the target is 0.5"):
         study.Study(tmp_path, None, "cpu").epochs(study.Place("mlp:16", "digits", 0.95), "imp")
     [tried] = json.loads((tmp_path / "costs.json").read_text()).values()
     assert list(tried) == ["1"]
@@ -113,6 +113,7 @@ def test_a_part_of_the_plan_gives_a_page_that_says_what_is_missing(study: Module
     runs[:5].to_csv(folder / "runs.csv", index=False, lineterminator="\n")
     study.write_report(folder)
     page = (folder / "report.html").read_text()
+    assert "3 of 3 searches are not checked against their controls yet." in page, "kstarts at both sparsities, evolve at one"
     assert f"{len(runs) - 5} of {len(runs)} planned runs are not made yet." in page
     assert "evolve at sparsity 0.875 is not run" in page
 

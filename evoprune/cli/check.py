@@ -18,6 +18,7 @@ from evoprune.cli.bars import epochs_shown
 from evoprune.cli.console import output, print_table, reporting
 from evoprune.cli.typed import parse_options
 from evoprune.errors import EvopruneError, InputError
+from evoprune.words import counted
 
 if TYPE_CHECKING:
     from evoprune.evidence.check import Check
@@ -95,7 +96,8 @@ def show_check(found: Check, paths: Sequence[Path]) -> None:
         table.add_row(name, str(row["networks"]), plus_minus(row["mean"], math.nan, metric), gain, p, str(row["ticket_is"]))
     console.print(f"[bold]{escape(str(found.verdict))}[/]: {escape(found.verdict.because)}", highlight=False)
     print_table(console, table, ["", *(str(name).replace("_", " ") for name in found.table["control"])])
-    told = f"{found.seeds} seeds, {found.epochs} epochs; ± half of the 95% t interval, paired by seed; larger gains are better"
+    size = f"{counted(found.seeds, 'seed')}, {counted(found.epochs, 'epoch')}"
+    told = f"{size}; ± half of the 95% t interval, paired by seed; larger gains are better"
     console.print(told, style="dim", highlight=False)
     for path in paths:
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)

@@ -19,6 +19,7 @@ from evoprune.cli.bars import runs_shown
 from evoprune.cli.console import output, print_table, reporting
 from evoprune.cli.typed import number, parse_options, parts
 from evoprune.errors import EvopruneError, InputError
+from evoprune.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +117,7 @@ def compare(
         if comparison.failures:
             names = ", ".join(comparison.failures)
             again = "run the same command" if out else f"run the same command with --out {comparison.folder}"
-            raise EvopruneError(f"{len(comparison.failures)} runs failed ({names}): {again} to try them again")
+            raise EvopruneError(f"{counted(len(comparison.failures), 'run')} failed ({names}): {again} to try them again")
 
 
 def show_comparison(comparison: Comparison) -> None:
@@ -164,9 +165,9 @@ def _names(summary: pd.DataFrame) -> list[str]:
 
 def _about(runs: pd.DataFrame) -> str:
     metric, seeds, epochs = runs["metric"].iloc[0], runs["seed"].nunique(), sorted(runs["epochs"].unique())
-    lasting = f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    lasting = counted(epochs[0], "epoch") if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]} epochs"
     where = f"{runs['data'].iloc[0]}, {runs['model'].iloc[0]}"
-    return f"{where}, {seeds} seed{'s' if seeds > 1 else ''}, {lasting} epochs, {metric}{' in %' if metric == 'accuracy' else ''}"
+    return f"{where}, {counted(seeds, 'seed')}, {lasting}, {metric}{' in %' if metric == 'accuracy' else ''}"
 
 
 def _cells(row: Mapping[Hashable, Any], *, tested: bool, baseline: bool) -> Iterator[str]:

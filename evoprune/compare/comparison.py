@@ -19,6 +19,7 @@ from evoprune.formats import write_json
 from evoprune.problems.problem import Problem
 from evoprune.runs import logging_to
 from evoprune.runs.folder import entries, make_folder
+from evoprune.words import counted
 
 __all__ = ["compare"]
 
@@ -83,7 +84,7 @@ def compare(
             failures = train(executor, folder, problems, missing, len(cells), progress, threads)
             trained = True
             if not finished_runs(folder, problems):
-                raise TrainingFailed(f"none of {len(cells)} runs came to an end; {next(iter(failures.values()))}")
+                raise TrainingFailed(f"none of {counted(len(cells), 'run')} came to an end; {next(iter(failures.values()))}")
             if test:
                 open_tests(executor, folder, problems, threads)
             return write_outcome(folder, problems, cells, failures, test=test)

@@ -15,6 +15,7 @@ from evoprune.compare.folder import COSTS
 from evoprune.errors import InputError
 from evoprune.formats import read_json, write_json
 from evoprune.methods.registry import METHODS
+from evoprune.words import counted
 
 __all__ = ["DEAREST", "Costs", "aim", "check_target", "epochs_at", "equalised"]
 
@@ -63,9 +64,8 @@ class Costs:
         cost, epochs = self.of(cell), cell.options["epochs"]
         if cost is None:
             told = self.refused.get((cell.kind, epochs))
-            raise InputError(
-                f"{cell.method} refuses {epochs} epochs{': give more, or delete ' + COSTS if told is None else f' ({told})'}"
-            )
+            why = f": give more, or delete {COSTS}" if told is None else f" ({told})"
+            raise InputError(f"{cell.method} refuses {counted(epochs, 'epoch')}{why}")
         return cost
 
 

@@ -13,6 +13,7 @@ from evoprune.compare.cells import Cell, Problems
 from evoprune.compare.folder import RUNS, finished_runs
 from evoprune.files import atomic_write
 from evoprune.formats import write_csv
+from evoprune.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,13 +51,14 @@ class Comparison:
 
     def __repr__(self) -> str:
         methods = ", ".join(map(str, self.results["method"].unique()))
-        return f"Comparison({len(self.results)} runs of {methods} in {self.folder})"
+        return f"Comparison({counted(len(self.results), 'run')} of {methods} in {self.folder})"
 
     def _repr_html_(self) -> str:
         words = self.summary[self.summary["words"] != ""]
         columns = [name for name in ("model", "data") if self.summary[name].nunique() > 1] + ["sparsity", "method", "words"]
         told = words[columns].to_html(index=False) if len(words) else ""
-        return f"<p>{len(self.results)} runs in {html.escape(str(self.folder))}</p>{self.pivot().to_html(index=False)}{told}"
+        runs = f"{counted(len(self.results), 'run')} in {html.escape(str(self.folder))}"
+        return f"<p>{runs}</p>{self.pivot().to_html(index=False)}{told}"
 
 
 def write_outcome(folder: Path, problems: Problems, cells: Sequence[Cell], failures: dict[str, str], *, test: bool) -> Comparison:

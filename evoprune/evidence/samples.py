@@ -13,7 +13,7 @@ from evoprune.training.options import Training
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["no_samples", "prunes", "told_apart"]
+__all__ = ["no_samples", "prunes", "told_apart", "trained_apart"]
 
 OUTCOMES = {
     *("sparsity_obtained", "survivors", "val_score", "test_score", "val_accuracy", "test_accuracy", "mask_hash", "out", "folder"),
@@ -46,6 +46,20 @@ def told_apart(runs: pd.DataFrame, most: int = 4) -> str:
     rest = _told(runs[[name for name in runs if name not in OUTCOMES]])[asked.duplicated(keep=False)]
     seeds = asked.groupby(list(asked), dropna=False).ngroup()
     return _values(options, _kinds(runs), most) or _values(rest, seeds, most)
+
+
+def trained_apart(runs: pd.DataFrame, most: int = 4) -> str:
+    """In which options of training the methods differ, as in "lr: 0.1 (random), not set (kstarts, snip)"; at most `most`.
+
+    Epochs are not named: they are what equal cost is made with, and costs have words of their own.
+    """
+    options, methods = _options(runs), runs["method"].astype(str).reset_index(drop=True)
+    common = [name for name in options if name in Training.__dataclass_fields__ and options[name].nunique() > 1]
+    found = []
+    for name in common[:most]:
+        values = methods.groupby(options[name], sort=False).unique()
+        found.append(f"{name}: " + ", ".join(f"{value} ({', '.join(own)})" for value, own in values.items()))
+    return "; ".join(found)
 
 
 def _values(own: pd.DataFrame, groups: pd.Series[int], most: int) -> str:

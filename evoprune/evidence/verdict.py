@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from evoprune.evidence.statistics import ROUNDING, Interval, holm, seeds_needed
+from evoprune.words import counted
 
 __all__ = [
     "ALPHA",
@@ -95,7 +96,7 @@ def wording(
         return word
     if not interval.n:
         return "not compared (no common seed)"
-    count = f"{interval.n} seed{'s' if interval.n > 1 else ''}"
+    count = counted(interval.n, "seed")
     wanted = need(interval, difference, alpha=alpha)
     size = f"{difference * 100:.3g} points" if accuracy else f"{difference:.2g}"
     if wanted is not None and wanted <= interval.n:
@@ -200,5 +201,5 @@ def _shown(gain: Interval) -> str:
     if not gain.n:
         return "unknown, no seed has both"
     if gain.n < 2:
-        return f"{gain.mean:+.4f} in {gain.n} seed{'s' if gain.n != 1 else ''}"
+        return f"{gain.mean:+.4f} in {counted(gain.n, 'seed')}"
     return f"{gain.mean:+.4f}, {gain.level:.0%} interval {gain.low:+.4f} to {gain.high:+.4f}, {gain.n} seeds"

@@ -41,6 +41,7 @@ from evoprune.training.starting import check_arguments, completed, least_bytes, 
 from evoprune.training.ticket import Ticket
 from evoprune.training.trace import Trace
 from evoprune.values import whole
+from evoprune.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +128,8 @@ class Population:
 
     def __repr__(self) -> str:
         where = f"{self.problem.model_name} on {self.problem.data_name}"
-        return f"Population({len(self)} networks: {where}, epoch {self.epoch} of {self.horizon}, engine {self.engine.name})"
+        size = counted(len(self), "network")
+        return f"Population({size}: {where}, epoch {self.epoch} of {self.horizon}, engine {self.engine.name})"
 
     def _repr_html_(self) -> str:
         latest = self.trace.frame()

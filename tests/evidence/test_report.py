@@ -334,6 +334,14 @@ def test_a_seed_of_other_options_is_left_out_and_named(folder: Path) -> None:
     assert "differ from them in lr: not set, 0.3" in page
 
 
+def test_methods_that_were_trained_with_other_options_are_named(folder: Path) -> None:
+    assert "were trained with other options" not in read(report(folder))
+    for path in (folder / "runs").glob("kstarts-*"):
+        ask(path, lr=0.3)
+    words = read(report(folder))
+    assert "trained with other options, which differences may come from: lr: not set (random, dense), 0.3 (kstarts)." in words
+
+
 def test_a_single_run_gives_a_page(folder: Path) -> None:
     words = read(report(folder / "runs" / "kstarts-0.8-seed0"))
     assert "How well does kstarts do" in words

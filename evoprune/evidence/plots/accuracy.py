@@ -12,6 +12,7 @@ import numpy as np
 from evoprune.evidence.plots.style import COLOURS, GREY, INK, MARKERS, axes_of, looks, percent, style
 from evoprune.evidence.tables import prunes, score_column, summarise
 from evoprune.formats import as_utf8
+from evoprune.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,6 +161,6 @@ def _titles(ax: Axes, runs: pd.DataFrame, table: pd.DataFrame, kind: str, level:
     seeds = int(runs["seed"].nunique())
     about = f"mean and {level:.0%} t interval of {seeds} seeds" if seeds > 1 else "one seed, so no intervals"
     if "epochs" in runs and runs["epochs"].nunique() == 1:
-        about += f", {int(runs['epochs'].iloc[0])} epochs"
+        about += f", {counted(int(runs['epochs'].iloc[0]), 'epoch')}"
     ax.set_title(", ".join(named), loc="left", fontsize=12, fontweight="bold", color=INK, pad=22, parse_math=False)
     ax.text(0, 1.02, about, transform=ax.transAxes, fontsize=9.5, color="#555555", va="bottom")

@@ -10,6 +10,7 @@ import numpy as np
 from evoprune.errors import InputError
 from evoprune.evidence.plots.style import COLOURS, axes_of, percent, style
 from evoprune.evidence.statistics import mean_interval
+from evoprune.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,5 +48,5 @@ def plot_controls(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.xaxis.set_major_formatter(percent())
     ax.set_xlabel("validation accuracy" if metric == "accuracy" else f"validation {metric} (lower is better)")
     seeds = int(frame["seed"].nunique())
-    ax.set_title(f"the ticket and its controls, {seeds} seed{'s' if seeds > 1 else ''}", loc="left", fontsize=11)
+    ax.set_title(f"the ticket and its controls, {counted(seeds, 'seed')}", loc="left", fontsize=11)
     return ax

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evoprune.evidence.report.figures import figures_of
 from evoprune.evidence.report.gaps import gaps
 from evoprune.evidence.report.material import Material
-from evoprune.evidence.samples import no_samples, told_apart
+from evoprune.evidence.samples import no_samples, told_apart, trained_apart
 from evoprune.evidence.tables import (
     BASELINE,
     cost_words,
@@ -51,6 +51,8 @@ def group_of(name: str, runs: pd.DataFrame, material: Material, missing: list[st
     missing += gaps(name, runs)
     baseline = reference_of(runs)
     runs = _ordered(runs, baseline)
+    if apart := trained_apart(runs):
+        missing.append(f"{name}: methods were trained with other options, which differences may come from: {apart}.")
     methods = [str(method) for method in runs["method"].unique()]
     summary = summarise(runs, baseline=baseline)
     return Group(

@@ -11,6 +11,7 @@ from evoprune.evidence.report.commands import command
 from evoprune.evidence.report.gaps import versions_of
 from evoprune.evidence.report.group import group_of
 from evoprune.evidence.report.material import Material
+from evoprune.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ def _notes(runs: pd.DataFrame, results: Sequence[Mapping[str, Any]]) -> list[str
     devices = ", ".join(sorted({f"{result['ledger'].get('device')} ({result['ledger'].get('engine')})" for result in results}))
     seconds = sum(float(result["ledger"].get("wall_s") or 0) for result in results)
     return [
-        f"{len(runs)} runs, {seconds:,.0f} s of training in all, on {devices}.",
+        f"{counted(len(runs), 'run')}, {seconds:,.0f} s of training in all, on {devices}.",
         "Equal bits are promised on one CPU model, one set of libraries and one thread count; elsewhere numbers agree in float "
         "tolerance.",
     ]
