@@ -16,7 +16,7 @@ from evoprune.criteria import CRITERIA
 from evoprune.formats import as_json
 from evoprune.masks.allocation import allocate
 from evoprune.methods.dissipation import RULES
-from evoprune.methods.registry import ASIDE, Method, hint, versions
+from evoprune.methods.registry import ASIDE, Method, hint
 from evoprune.problems.problem import Problem
 from evoprune.training.engines import ENGINES
 from evoprune.training.options import Training
@@ -35,6 +35,7 @@ class Arguments:
     options: every option by name, defaults included, JSON-able; its "sparsity" is a list of two where a range is asked, and None
     where the sparsity is an outcome.
     chosen: those that are not at their default. passed: what the method is called with. problem: `Problem.describe()`.
+    versions: of what decides a result, by name.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Arguments:
     chosen: dict[str, Any]
     passed: dict[str, Any]
     problem: dict[str, Any]
+    versions: dict[str, str]
 
     @classmethod
     def of(cls, method: Method, problem: Problem, options: Mapping[str, Any]) -> Arguments:
@@ -60,12 +62,12 @@ class Arguments:
         plain, usual = as_json({name: every[name] for name in every if name not in ASIDE}), as_json(defaults)
         common = ("sparsity", "epochs", "seed")
         chosen = {name: value for name, value in plain.items() if name in common or value != usual[name]}
-        return cls(method.name, plain, chosen, passed, problem.describe())
+        return cls(method.name, plain, chosen, passed, problem.describe(), method.versions)
 
     @property
     def hash(self) -> str:
         """32 hex digits. Versions that differ in the patch alone share them, and so do those before and after a new option."""
-        version = ".".join(versions()["evoprune"].split(".")[:2])
+        version = ".".join(self.versions["evoprune"].split(".")[:2])
         identity = [FORMAT, version, self.method, self.chosen, self.problem["fingerprint"]]
         return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=16).hexdigest()
 
@@ -75,7 +77,7 @@ class Arguments:
 
     def as_dict(self) -> dict[str, Any]:
         """For `result.json`."""
-        return {"format": FORMAT, "hash": self.hash, "options": self.options, "problem": self.problem, "versions": versions()}
+        return {"format": FORMAT, "hash": self.hash, "options": self.options, "problem": self.problem, "versions": self.versions}
 
 
 def _native(value: Any, method: Method, name: str) -> Any:

@@ -79,7 +79,7 @@ class RunFolder:
         names = entries(self.path)
         if RESULT in names:
             found = read_result(self.path / RESULT)
-            if found["arguments"].get("hash") != self.arguments.hash or self._redefined(found):
+            if found["arguments"].get("hash") != self.arguments.hash or self._redefined(found) or self._rewritten(found):
                 difference = self._difference(found)
                 raise InputError(f"{self.path} holds another run ({difference}): choose another folder with --out")
             return {**found, "out": str(self.path)}
@@ -93,6 +93,13 @@ class RunFolder:
         held = found["arguments"].get("options", {})
         return any(held[name] != value for name, value in self.arguments.options.items() if name in held)
 
+    def _rewritten(self, found: Mapping[str, Any]) -> bool:
+        """Whether a method from outside the package is another program by now."""
+        held, now = (
+            told.get(self.arguments.method) for told in (found["arguments"].get("versions", {}), self.arguments.versions)
+        )
+        return held is not None and now is not None and held != now
+
     def _difference(self, found: Mapping[str, Any]) -> str:
         """What sets the run in the folder apart, in a few words."""
         held = {"method": found.get("method"), **found["arguments"].get("options", {})}
@@ -103,6 +110,8 @@ class RunFolder:
             return f"method {held['method']}, not {asked['method']}"
         common = [name for name in asked if name in held and held[name] != asked[name]]
         differing = [f"{name}={held[name]!r}, not {asked[name]!r}" for name in common]
+        if not differing and self._rewritten(found):
+            return f"of {self.arguments.method} as it was written then"
         return "; ".join(differing[:3]) or "of other data, initial weights or version of evoprune"
 
     def _stamp(self) -> str | None:

@@ -383,6 +383,56 @@ def test_ray_gives_every_actor_a_gpu_of_its_own(expected: list[Any], monkeypatch
         ray.shutdown()
 
 
+NOTEBOOK = """
+import torch
+from torch import nn
+import evoprune as ep
+from evoprune.criteria import criterion
+from evoprune.evolution.executors.ray import RayExecutor
+from tests.tiny import table
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.first(x.flatten(1))))
+
+def own_loss(outputs, targets):
+    return nn.functional.cross_entropy(outputs, targets, label_smoothing=0.1)
+
+@criterion("min")
+def twice(trace, masks):
+    return 2 * trace.last("val_loss")
+
+problem = ep.Problem(Net, table(), loss=own_loss, seed=0)
+for executor in (None, RayExecutor(2)):
+    for raced in ({}, {"rungs": (1, 2)}):
+        options = {"sparsity": 0.5, "epochs": 2, "batch_size": 8, "engine": "dense", "criterion": "twice", "seed": 1}
+        toolbox = ep.make_toolbox(problem, executor=executor, **options, **raced)
+        print(list(toolbox.map(toolbox.evaluate, toolbox.population(n=4))))
+        toolbox.map.close()
+"""
+
+
+@needs_ray
+@pytest.mark.slow
+def test_what_a_notebook_defines_goes_to_ray_workers() -> None:
+    """Model, loss and criterion of a session that has no file."""
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=NOTEBOOK,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        check=False,
+    )
+    assert not done.returncode, done.stderr
+    alone, raced, *sent = done.stdout.splitlines()
+    assert sent == [alone, raced]
+
+
 def _actors() -> Iterator[int]:
     """Processes of actors on this machine."""
     for process in psutil.process_iter(["pid", "cmdline"]):

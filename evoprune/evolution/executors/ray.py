@@ -11,9 +11,11 @@ import socket
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from evoprune import seeds
+from evoprune.criteria import CRITERIA, Criterion
 from evoprune.errors import EvopruneError, InputError
 from evoprune.evolution.executors.chunks import Chunk, Chunks, WorkerDied, travelling
 from evoprune.evolution.jobs import Finished, Job
@@ -89,6 +91,7 @@ class RayExecutor:
         self.resources = dict(resources or {})
         with seeds.isolated():  # Ray draws numbers when it starts
             self._ray = _connect(address)
+        self._ray.util.register_serializer(Criterion, serializer=_apart, deserializer=_together)
         self._check_room()
         self.workers = self._room() if workers is None else workers
         self._idle: list[Any] = []
@@ -215,6 +218,24 @@ class RayExecutor:
 
     def __repr__(self) -> str:
         return f"RayExecutor(workers={self.workers}, threads={self.threads}, gpus={self.gpus})"
+
+
+def _apart(rule: Criterion) -> tuple[Any, tuple[Any, ...]]:
+    """A criterion as it travels: what a script or a notebook defines goes along, as its models and losses do; others by name."""
+    if rule.function.__module__ != "__main__":
+        return rule.__reduce__()
+    return _registered_here, tuple(getattr(rule, one.name) for one in fields(rule))
+
+
+def _together(parts: tuple[Any, tuple[Any, ...]]) -> Criterion:
+    make, arguments = parts
+    found: Criterion = make(*arguments)
+    return found
+
+
+def _registered_here(*parts: Any) -> Criterion:
+    rule = Criterion(*parts)
+    return CRITERIA[rule.name] if rule.name in CRITERIA else CRITERIA.add(rule.name, rule)
 
 
 def _connect(address: str | None) -> Any:

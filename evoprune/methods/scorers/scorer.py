@@ -19,12 +19,12 @@ from evoprune.masks.mask import Mask
 from evoprune.masks.ranking import keep_counts, keep_top
 from evoprune.masks.space import PRUNABLE
 from evoprune.methods.first import SCORING
-from evoprune.methods.registry import Holding, method
+from evoprune.methods.registry import METHODS, Holding, Method
 from evoprune.methods.scorers.probe import Probe
 from evoprune.methods.scorers.samples import Samples
 from evoprune.problems.gradients import trainable
 from evoprune.problems.problem import Problem
-from evoprune.registry import Registry
+from evoprune.registry import Registry, source_of
 from evoprune.training.ledger import Ledger
 from evoprune.training.options import Training
 from evoprune.training.population import Population
@@ -194,11 +194,13 @@ def _register_method(scorer: Scorer) -> None:
     last = [inspect.signature(run).parameters["seed"], inspect.Parameter("training", inspect.Parameter.VAR_KEYWORD)]
     typed = cast(Any, run)
     typed.__name__, typed.__doc__ = scorer.name, f"{scorer.__doc__}\n\n{_options(scorer)}"
+    typed.__module__, typed.__qualname__ = scorer.function.__module__, scorer.function.__qualname__
     typed.__annotations__ = {**run.__annotations__, **hints}
     typed.__signature__ = inspect.Signature([*common, *own, *last])
     words = {"samples_per_class": "10; 100 in all where there are no classes", "batches": "samples_per_class instead"}
     unset = {name: text for name, text in words.items() if name in scorer.options}
-    method(reference=scorer.reference, holds=_holds, unset=unset)(run)
+    entry = Method(scorer.name, run, scorer.reference, holds=_holds, unset=unset, source=source_of(scorer.function))
+    METHODS.add(scorer.name, entry)
 
 
 def _holds(density: float, options: Mapping[str, Any]) -> Holding:
