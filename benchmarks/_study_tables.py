@@ -30,10 +30,11 @@ def protocol(folder: Path) -> str:
     each = ", ".join(f"{target:g} for `{model}`" for model, target in told["targets"].items())
     return f"""\
 Every pruning method may cost the same, search, losers and scoring included, and its last training is as long as that allows: in
-epochs of the dense network {each}. All methods share the initial weights and data of a seed; there are
-{told["seeds"]} seeds, but for what is named below. Differences are paired by seed, ± is half of a 95% t interval; better or worse
-is what paired t tests say with Holm's correction over the whole table of a model on a data set, and, for pairs of methods, over all
-pairs of one. The dense network costs more: it is a reference."""
+epochs of the dense network {each}.
+All methods share the initial weights and data of a seed; there are {told["seeds"]} seeds, but for what is named below.
+Differences are paired by seed, ± is half of a 95% t interval; better or worse is what paired t tests say with Holm's correction
+over the whole table of a model on a data set, and, for pairs of methods, over all pairs of one. The dense network costs more: it
+is a reference."""
 
 
 def missing(folder: Path) -> str:
