@@ -16,7 +16,8 @@ from _study_figure import draw
 
 import evoprune as ep
 from evoprune.evidence.report import Material, page
-from evoprune.evidence.tables import duels, pivot, prunes, summarise
+from evoprune.evidence.samples import prunes
+from evoprune.evidence.tables import duels, pivot, summarise
 from evoprune.files import atomic_write
 from evoprune.formats import write_csv, write_json
 

@@ -12,7 +12,8 @@ import pandas as pd
 from _plan import SEARCHES
 
 from evoprune.evidence.checked import rejudged
-from evoprune.evidence.tables import plus_minus, prunes
+from evoprune.evidence.samples import prunes
+from evoprune.evidence.tables import plus_minus
 
 __all__ = ["answer", "checks", "costs", "coverage", "legend", "metric_of", "missing", "places", "protocol", "table", "verdict"]
 

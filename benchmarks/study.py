@@ -35,6 +35,7 @@ from evoprune.compare.cells import Cell
 from evoprune.compare.costs import Costs, epochs_at
 from evoprune.errors import InputError, TrainingFailed
 from evoprune.formats import write_csv, write_json
+from evoprune.words import counted
 
 OUT = Path(__file__).parent / "results" / "study"
 USUAL = 10
@@ -98,7 +99,7 @@ class Study:
     @staticmethod
     def _refuse_dear(place: Place, epochs: int, cost: float | None) -> None:
         if cost is not None and cost > (1 + TOLERANCE) * place.target:
-            fewest = f"{epochs} epoch{'s' * (epochs != 1)}"
+            fewest = counted(epochs, "epoch")
             raise DoesNotFit(f"at {fewest}, the fewest, it costs {cost:.3g} dense epochs; the target is {place.target:g}")
 
     def ticket(self, place: Place, method: str, seed: int) -> ep.Ticket:

@@ -19,7 +19,6 @@ __all__ = [
     "duels",
     "pivot",
     "plus_minus",
-    "prunes",
     "reference_of",
     "score_column",
     "smallest_difference",

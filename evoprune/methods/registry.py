@@ -63,8 +63,8 @@ class Method:
     """A registered method; call it as `method(problem, sparsity=…, epochs=…, seed=…, **options) -> Ticket`.
 
     reference: paper and equation. sparse: False when nothing is pruned (`survivors` = prunable). holds: how much it holds at
-    once. unset: what an option that is None stands for, in words. source: by which another form of one
-    from outside the package is known. options: defaults by name.
+    once. unset: what an option that is None stands for, in words. source: by which another form of one from outside the
+    package is known. options: defaults by name.
     """
 
     name: str

@@ -95,10 +95,8 @@ class RunFolder:
 
     def _rewritten(self, found: Mapping[str, Any]) -> bool:
         """Whether a method from outside the package is another program by now."""
-        held, now = (
-            told.get(self.arguments.method) for told in (found["arguments"].get("versions", {}), self.arguments.versions)
-        )
-        return held is not None and now is not None and held != now
+        name, before, now = self.arguments.method, found["arguments"].get("versions", {}), self.arguments.versions
+        return name in before and name in now and before[name] != now[name]
 
     def _difference(self, found: Mapping[str, Any]) -> str:
         """What sets the run in the folder apart, in a few words."""

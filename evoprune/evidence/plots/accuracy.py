@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evoprune.evidence.plots.style import COLOURS, GREY, INK, MARKERS, axes_of, looks, percent, style
-from evoprune.evidence.tables import prunes, score_column, summarise
+from evoprune.evidence.samples import prunes
+from evoprune.evidence.tables import score_column, summarise
 from evoprune.formats import as_utf8
 from evoprune.words import counted
 

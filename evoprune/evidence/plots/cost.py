@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from evoprune.evidence.plots.style import axes_of, log_ticks, looks, plain_number, score_axis, style
-from evoprune.evidence.tables import prunes, score_column
+from evoprune.evidence.samples import prunes
+from evoprune.evidence.tables import score_column
 
 if TYPE_CHECKING:
     import pandas as pd

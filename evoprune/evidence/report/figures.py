@@ -14,7 +14,8 @@ from evoprune.evidence.plots.style import log_ticks, looks, percent, style
 from evoprune.evidence.plots.trace import plot_trace
 from evoprune.evidence.report.material import Material
 from evoprune.evidence.report.svg import figure
-from evoprune.evidence.tables import prunes, score_column
+from evoprune.evidence.samples import prunes
+from evoprune.evidence.tables import score_column
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evoprune.evidence.tables import BASELINE, prunes
+from evoprune.evidence.samples import prunes
+from evoprune.evidence.tables import BASELINE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from evoprune.evidence.report.figures import figures_of
 from evoprune.evidence.report.gaps import gaps
 from evoprune.evidence.report.material import Material
-from evoprune.evidence.samples import no_samples, told_apart, trained_apart
+from evoprune.evidence.samples import no_samples, prunes, told_apart, trained_apart
 from evoprune.evidence.tables import (
     BASELINE,
     cost_words,
     duels,
     plus_minus,
-    prunes,
     reference_of,
     score_column,
     summarise,

@@ -235,7 +235,7 @@ def _together(parts: tuple[Any, tuple[Any, ...]]) -> Criterion:
 
 def _registered_here(*parts: Any) -> Criterion:
     rule = Criterion(*parts)
-    return CRITERIA[rule.name] if rule.name in CRITERIA else CRITERIA.add(rule.name, rule)
+    return CRITERIA.add(rule.name, rule)
 
 
 def _connect(address: str | None) -> Any:
