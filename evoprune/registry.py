@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import inspect
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from evoprune.errors import InputError, UnknownName
+from evoprune.programs import program_of
 
 T = TypeVar("T")
+
+_TABLES: list[Registry[Any]] = []
+"""Every table, each made once by its module."""
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -22,13 +23,15 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._entries: dict[str, T] = {}
+        _TABLES.append(self)
 
     def add(self, name: str, entry: T) -> T:
         """Register `entry` under `name`. Raises `InputError` if the name is taken by something else.
 
         A function that is defined anew, as by a cell of a notebook that is run again or a reloaded module, takes its own place.
         """
-        if name in self._entries and (_home(entry) is None or _home(entry) != _home(self._entries[name])):
+        own = _registered(entry)
+        if name in self._entries and (own is None or _home(own) != _home(_registered(self._entries[name]))):
             raise InputError(f"the {self.kind} {name!r} is registered already: choose another name")
         self._entries[name] = entry
         return entry
@@ -56,32 +59,31 @@ class Registry(Mapping[str, T], Generic[T]):
         return f"{self.kind}s: {', '.join(self._entries)}"
 
 
-def _home(entry: object) -> tuple[str, str] | None:
-    """Module and name of the function that was registered, alone or as the first function of a record; None for other things."""
+def _registered(entry: object) -> Any:
+    """The function or class that was registered, alone or as the first one of a record; None for other things."""
     for part in (entry, *getattr(entry, "__dict__", {}).values()):
         if inspect.isfunction(part) or inspect.isclass(part):
-            return part.__module__, part.__qualname__
+            return part
     return None
 
 
-def source_of(function: Callable[..., Any]) -> str | None:
-    """As in "source 1a2b3c4d", another one for another program; comments, docstrings, layout and decorators do not count.
+def _home(registered: Any) -> tuple[str, str]:
+    return getattr(registered, "__module__", ""), getattr(registered, "__qualname__", "")
 
-    None for what belongs to the package, whose version tells the same, and where there is no source.
-    """
-    function = inspect.unwrap(function)
-    if str(function.__module__).partition(".")[0] == __name__.partition(".")[0]:
-        return None
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return None
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            node.decorator_list = []
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-    return f"source {hashlib.blake2b(ast.unparse(tree).encode(), digest_size=4).hexdigest()}"
+
+def programs(*values: Any) -> dict[str, str]:
+    """Programs of what a user registered under a text that is found in `values`, by kind and name as in "criterion mine"."""
+    names = dict.fromkeys(_texts(values))
+    entries = {f"{table.kind} {name}": table[name] for table in _TABLES for name in names if name in table}
+    return {name: program for name, entry in entries.items() if (program := program_of(_registered(entry)))}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(inner)
 
 
 def one_of(kind: str, value: str, choices: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from evoprune.evidence.samples import prunes
 from evoprune.formats import as_json, read_json
 from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem
+from evoprune.programs import rewritten
 from evoprune.runs import Arguments, RunFolder, read_result
 from evoprune.runs.folder import entries, remove_folders
 from evoprune.runs.results import RESULT
@@ -100,6 +101,8 @@ def _changed(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> Iter
     held = dict(before or {})
     same = "fingerprint" in held and held["fingerprint"] == asked.get("fingerprint")
     for name in {**asked, **held}:
+        if name == "programs" and not rewritten(held.get(name), asked.get(name)):
+            continue
         if held.get(name) != asked.get(name) and not (same and name == "data"):  # a file may lie elsewhere by now
             yield name, held.get(name), asked.get(name)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evolution.jobs import Record
+from evoprune.programs import rewritten
 
 __all__ = ["VERSION", "Content", "check_header", "digest_of", "encode", "make_header", "parse"]
 
@@ -43,9 +44,12 @@ def make_header(parts: Mapping[str, Any], *, engine: str, about: Mapping[str, An
 
 
 def check_header(header: Mapping[str, Any], parts: Mapping[str, Any], about: Mapping[str, Any], path: Path) -> None:
-    """Raises `InputError` that says what differs, unless the journal was written for the same `parts`."""
+    """Raises `InputError` that says what differs, unless the journal was written for the same `parts` and programs."""
     if header["hash"] == digest_of(parts):
-        return
+        if not (anew := rewritten(header["about"].get("programs"), about.get("programs"))):
+            return
+        which = " and ".join(anew)
+        raise InputError(f"the journal {path} is of {which} as it was written then: go on with that, or give another file")
     different = _differences(header["parts"], parts)
     if "problem" in different:  # a fingerprint says nothing to a reader
         words = _differences(header["about"], about)

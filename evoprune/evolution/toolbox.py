@@ -26,7 +26,7 @@ from evoprune.evolution.trainer import Trainer
 from evoprune.masks.allocation import Allocation
 from evoprune.masks.sampling import random_mask
 from evoprune.problems.problem import Problem
-from evoprune.registry import one_of
+from evoprune.registry import one_of, programs
 from evoprune.training.options import Training
 from evoprune.values import whole
 
@@ -123,7 +123,7 @@ def make_toolbox(
     toolbox.map = BatchMap(
         trainer,
         executor=make_executor(executor),
-        journal=None if journal is None else Journal(journal, parts_of(trainer, inherit), about=problem.describe()),
+        journal=None if journal is None else _journal(journal, parts_of(trainer, inherit), problem.describe()),
         inherit=inherit,
         chunk=chunk,
         retries=retries,
@@ -132,6 +132,11 @@ def make_toolbox(
     if trainer.whole:
         toolbox.register("select", _select_competitors(toolbox, toolbox.map), tournsize=3)
     return toolbox
+
+
+def _journal(path: str | os.PathLike[str], parts: dict[str, Any], about: dict[str, Any]) -> Journal:
+    """The journal of what decides an evaluation; the programs of criteria, schedules, … stand beside the problem's."""
+    return Journal(path, parts, about={**about, "programs": about.get("programs", {}) | programs(parts)})
 
 
 def _select_competitors(toolbox: base.Toolbox, batch_map: BatchMap) -> Callable[..., list[Any]]:

@@ -21,7 +21,7 @@ from evoprune.masks.allocation import ALLOCATIONS
 from evoprune.masks.space import check_sparsity
 from evoprune.problems.gradients import trainable
 from evoprune.problems.problem import Problem
-from evoprune.registry import Registry, source_of
+from evoprune.registry import Registry, programs
 from evoprune.training.options import Training
 from evoprune.training.ticket import Ticket
 from evoprune.values import native, whole
@@ -63,8 +63,7 @@ class Method:
     """A registered method; call it as `method(problem, sparsity=…, epochs=…, seed=…, **options) -> Ticket`.
 
     reference: paper and equation. sparse: False when nothing is pruned (`survivors` = prunable). holds: how much it holds at
-    once. unset: what an option that is None stands for, in words. source: by which another form of one from outside the
-    package is known. options: defaults by name.
+    once. unset: what an option that is None stands for, in words. options: defaults by name.
     """
 
     name: str
@@ -73,7 +72,6 @@ class Method:
     sparse: bool = True
     holds: Holds = sparse_networks
     unset: Mapping[str, str] = field(default_factory=dict)
-    source: str | None = None
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
@@ -96,10 +94,9 @@ class Method:
         parameters = self.__signature__.parameters.values()
         return {p.name: p.default for p in parameters if p.kind in kinds and p.name not in common}
 
-    @property
-    def versions(self) -> dict[str, str]:
-        """Of what decides a result, by name."""
-        return versions() | ({} if self.source is None else {self.name: self.source})
+    def versions(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """Of what decides a result: packages, and programs of what a user registered, the method and what options name."""
+        return versions() | programs(self.name, options)
 
     def holding(self, density: float, options: Mapping[str, Any]) -> Holding:
         """What it holds at once at most with these options, the others at their defaults."""
@@ -138,9 +135,8 @@ class Method:
             ticket = self.function(problem, **options)
         ticket.ledger.wall_s = ticket.earlier_s + time.perf_counter() - started
         defaults = {name: p.default for name, p in self.__signature__.parameters.items() if p.default is not p.empty}
-        return ticket.with_provenance(
-            {"method": self.name, "options": as_json({**defaults, **options}), "versions": self.versions}
-        )
+        every = as_json({**defaults, **options})
+        return ticket.with_provenance({"method": self.name, "options": every, "versions": self.versions(every)})
 
 
 def starts_dense(what: str, training: Mapping[str, Any], *names: str) -> None:
@@ -163,7 +159,7 @@ def method(
 
     def register(function: Callable[..., Ticket]) -> Method:
         name = getattr(function, "__name__", "method").rstrip("_")
-        return METHODS.add(name, Method(name, function, reference, sparse, held, unset or {}, source_of(function)))
+        return METHODS.add(name, Method(name, function, reference, sparse, held, unset or {}))
 
     return register
 

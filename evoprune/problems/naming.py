@@ -1,18 +1,21 @@
-"""What a user's function is called: for people, and with the options it holds for fingerprints."""
+"""What a user's function is called: for people, and with the options it holds for fingerprints; and which program it is."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["name_of", "with_options"]
+from evoprune.programs import program_of
+
+__all__ = ["name_of", "programs_in", "with_options"]
 
 
 def name_of(function: Any) -> str:
@@ -58,6 +61,29 @@ def _held(function: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         parts = (function.named_parameters(recurse=False), function.named_buffers(recurse=False), function.named_children())
         named |= {name: value for part in parts for name, value in part}
     return (), named
+
+
+def programs_in(*values: Any) -> dict[str, str]:
+    """Programs of a user's functions and classes by name: the values, what partials are made of, layers and what they hold."""
+    found: dict[str, str] = {}
+    for thing in {id(part): part for value in values for part in _parts_of(value)}.values():
+        if program := program_of(thing):
+            found[name_of(thing)] = "; ".join(filter(None, (found.get(name_of(thing)), program)))  # two may share a name
+    return found
+
+
+def _parts_of(value: Any) -> Iterator[Any]:
+    if isinstance(value, FunctionType | type):
+        yield value
+    elif isinstance(value, functools.partial):
+        for part in (value.func, *value.args, *value.keywords.values()):
+            yield from _parts_of(part)
+    elif isinstance(value, nn.Module):
+        for layer in value.modules():
+            yield type(layer)
+            yield from (held for held in vars(layer).values() if isinstance(held, FunctionType | type))
+    elif callable(value):
+        yield type(value)
 
 
 def _hash_of(values: Tensor | np.ndarray[Any, Any]) -> str:

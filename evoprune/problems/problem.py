@@ -19,8 +19,10 @@ from evoprune.problems.data import load_data
 from evoprune.problems.fit import CLASSIFICATION, RECONSTRUCTION, check_fit, check_training, outputs_of, task_of
 from evoprune.problems.gradients import always_trainable
 from evoprune.problems.losses import LOSSES, Loss, find_loss
+from evoprune.problems.naming import programs_in
 from evoprune.problems.origin import Built, Given, Named, Origin, own_copy, shapes_of
 from evoprune.problems.splits import Split
+from evoprune.registry import programs
 
 __all__ = ["Problem"]
 
@@ -178,7 +180,7 @@ class Problem:
         """Hex hash of structure, initial weights, data, split, scaling and loss; the same in every process.
 
         A module's structure is its printed form, a custom loss its name with the options it holds: what a `forward`
-        or a function of yours computes is not seen.
+        or a function of yours computes is not seen, but stands in `describe`, by which runs and journals know it.
         """
         if self._fingerprint is None:
             digest = hashlib.blake2b(repr(self._structure()).encode(), digest_size=16)
@@ -192,7 +194,10 @@ class Problem:
         """What it is, in values that JSON can hold; `from_description` makes it again where model, data and loss have names."""
         data = self._data.source[0] if self._data.source else self.data_name
         named = {"model": self.model_name, "data": data, "seed": self.seed, "loss": self.loss.name}
-        return {**named, **self._scaling, "task": self.task, "metric": self.metric, "fingerprint": self.fingerprint}
+        about = {**named, **self._scaling, "task": self.task, "metric": self.metric, "fingerprint": self.fingerprint}
+        written = programs(self.model_name) if isinstance(self._origin, Named) else {}
+        written |= programs_in(self._module, getattr(self.loss, "function", self.loss))
+        return {**about, "programs": written} if written else about
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], *, data_root: str | os.PathLike[str] | None = None) -> Problem:

@@ -62,7 +62,7 @@ class Arguments:
         plain, usual = as_json({name: every[name] for name in every if name not in ASIDE}), as_json(defaults)
         common = ("sparsity", "epochs", "seed")
         chosen = {name: value for name, value in plain.items() if name in common or value != usual[name]}
-        return cls(method.name, plain, chosen, passed, problem.describe(), method.versions)
+        return cls(method.name, plain, chosen, passed, problem.describe(), method.versions(plain))
 
     @property
     def hash(self) -> str:

@@ -16,6 +16,7 @@ from evoprune.files import atomic_write
 from evoprune.formats import as_utf8, without_nan, write_csv, write_json
 from evoprune.methods.registry import METHODS, Method, versions
 from evoprune.problems.problem import Problem
+from evoprune.programs import rewritten
 from evoprune.runs.arguments import Arguments
 from evoprune.runs.logs import log, logging_to, now
 from evoprune.runs.results import RESULT, read_result
@@ -93,10 +94,11 @@ class RunFolder:
         held = found["arguments"].get("options", {})
         return any(held[name] != value for name, value in self.arguments.options.items() if name in held)
 
-    def _rewritten(self, found: Mapping[str, Any]) -> bool:
-        """Whether a method from outside the package is another program by now."""
-        name, before, now = self.arguments.method, found["arguments"].get("versions", {}), self.arguments.versions
-        return name in before and name in now and before[name] != now[name]
+    def _rewritten(self, found: Mapping[str, Any]) -> list[str]:
+        """What a user has written anew since."""
+        before, now = found["arguments"], self.arguments
+        programs = rewritten(before.get("problem", {}).get("programs"), now.problem.get("programs"))
+        return [*rewritten(before.get("versions"), now.versions), *programs]
 
     def _difference(self, found: Mapping[str, Any]) -> str:
         """What sets the run in the folder apart, in a few words."""
@@ -108,8 +110,8 @@ class RunFolder:
             return f"method {held['method']}, not {asked['method']}"
         common = [name for name in asked if name in held and held[name] != asked[name]]
         differing = [f"{name}={held[name]!r}, not {asked[name]!r}" for name in common]
-        if not differing and self._rewritten(found):
-            return f"of {self.arguments.method} as it was written then"
+        if not differing and (rewritten := self._rewritten(found)):
+            return f"of {' and '.join(rewritten)} as it was written then"
         return "; ".join(differing[:3]) or "of other data, initial weights or version of evoprune"
 
     def _stamp(self) -> str | None:

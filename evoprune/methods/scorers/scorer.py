@@ -24,7 +24,7 @@ from evoprune.methods.scorers.probe import Probe
 from evoprune.methods.scorers.samples import Samples
 from evoprune.problems.gradients import trainable
 from evoprune.problems.problem import Problem
-from evoprune.registry import Registry, source_of
+from evoprune.registry import Registry
 from evoprune.training.ledger import Ledger
 from evoprune.training.options import Training
 from evoprune.training.population import Population
@@ -199,8 +199,7 @@ def _register_method(scorer: Scorer) -> None:
     typed.__signature__ = inspect.Signature([*common, *own, *last])
     words = {"samples_per_class": "10; 100 in all where there are no classes", "batches": "samples_per_class instead"}
     unset = {name: text for name, text in words.items() if name in scorer.options}
-    entry = Method(scorer.name, run, scorer.reference, holds=_holds, unset=unset, source=source_of(scorer.function))
-    METHODS.add(scorer.name, entry)
+    METHODS.add(scorer.name, Method(scorer.name, run, scorer.reference, holds=_holds, unset=unset))
 
 
 def _holds(density: float, options: Mapping[str, Any]) -> Holding:
