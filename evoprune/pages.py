@@ -13,7 +13,7 @@ from evoprune.compare.cells import EPOCHS
 from evoprune.compare.folder import RUNS, SETUP
 from evoprune.errors import DamagedFile, InputError
 from evoprune.evidence.report import Material, agree, check_command, command, made_by_hand, page, settings
-from evoprune.evidence.samples import prunes
+from evoprune.evidence.samples import opened, prunes
 from evoprune.files import atomic_write
 from evoprune.formats import as_utf8, read_json
 from evoprune.runs import load_runs, read_result
@@ -232,7 +232,7 @@ def _compared(folder: Path, results: list[dict[str, Any]]) -> str:
         told = settings(method, own)
         common |= dict.fromkeys(zip(told[::2], told[1::2], strict=True))
     parts += [part for pair in common for part in pair]
-    parts += ["--test" if any(result.get("test_score") is not None for result in results) else "--no-test"]
+    parts += ["--test" if any(opened(result) for result in results) else "--no-test"]
     return shlex.join([*parts, "--out", str(folder)])
 
 

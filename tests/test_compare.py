@@ -28,6 +28,7 @@ from evoprune.errors import InputError, UnknownName
 from evoprune.evidence.tables import plus_minus
 from evoprune.evolution.executors.cores import cores
 from evoprune.methods import METHODS
+from evoprune.pages import report
 from tests.tiny import table
 
 METHODS_USED = ("random", "dissipating", "dense")
@@ -352,6 +353,19 @@ def test_the_command_takes_several(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 # ---- the test split ----------------------------------------------------------------------------------------------
+
+
+def test_a_test_split_that_gives_no_number_is_opened_once_and_named(tmp_path: Path) -> None:
+    data = table(classes=None)
+    problem = ep.Problem("mlp:8", {**data, "x_test": 1e30 * data["x_test"]})
+    for _ in range(2):
+        found = compare(["random"], problem, out=tmp_path / "out", **{**ASKED, "epochs": 1, "sparsities": (0.5,), "seeds": 2})
+    assert found.results["test_score"].isna().all()
+    assert found.summary["val_mean"].notna().all()
+    assert (tmp_path / "out" / "log.txt").read_text().count("opened once, for 2 tickets") == 1
+    words = report(tmp_path / "out").read_text()
+    assert "random at sparsity 0.5, seed 1, gives no number on the test split, so its cell stands on validation." in words
+    assert "was not opened" not in words
 
 
 def test_the_test_split_is_opened_once_after_the_last_run(finished: Comparison) -> None:

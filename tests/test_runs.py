@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,19 @@ import pandas as pd
 import pytest
 
 import evoprune as ep
-from evoprune import runs
+from evoprune import cli, runs
 from evoprune.errors import DamagedFile, InputError, TrainingFailed, UnknownName
 from evoprune.formats import write_json
 from evoprune.methods import METHODS
 from evoprune.methods.registry import hint
+from evoprune.pages import report
 from evoprune.training.options import Training
+from tests.tiny import table
 
 FILES = ["history.csv", "log.txt", "result.json", "ticket.safetensors", "trace.csv"]
 KEYS = {
     *("method", "data", "model", "seed", "sparsity", "sparsity_obtained", "prunable", "survivors", "layers", "metric"),
-    *("val_score", "test_score", "val_accuracy", "test_accuracy", "ledger", "mask_hash", "out"),
+    *("val_score", "test_score", "val_accuracy", "test_accuracy", "test_opened", "ledger", "mask_hash", "out"),
 }
 
 
@@ -219,7 +222,24 @@ def test_the_test_split_is_opened_when_asked_and_kept(problem: ep.Problem, tmp_p
     assert (tmp_path / "run" / "log.txt").read_text().count("opened: run --test") == 1
     assert run(problem, tmp_path / "run", test=True) == opened
     assert (tmp_path / "run" / "log.txt").read_text().count("opened: run --test") == 1
-    assert run(problem, tmp_path / "run")["test_score"] is None, "nobody asked"
+    assert opened["test_opened"] == "run --test"
+    unasked = run(problem, tmp_path / "run")
+    assert [unasked[name] for name in ("test_score", "test_accuracy", "test_opened")] == [None] * 3
+
+
+def test_a_test_split_that_gives_no_number_is_opened_once_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = table(classes=None)
+    np.savez(tmp_path / "far.npz", **{**data, "x_test": 1e30 * data["x_test"]})
+    training = ["--model", "mlp:8", "--data", str(tmp_path / "far.npz"), "--epochs", "1", "--set", "lr=0.001"]
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["run", "random", *training, "--sparsity", "0.5", "--test", "--out", str(tmp_path / "run")])
+        assert re.search(r"test mse +not a number", capsys.readouterr().err)
+    assert (tmp_path / "run" / "log.txt").read_text().count("opened: run --test") == 1
+    found = runs.load_runs(tmp_path)
+    assert found["val_score"].notna().all()
+    assert found["test_score"].isna().all()
+    assert "was not opened" not in report(tmp_path).read_text()
 
 
 # ---- refused -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from evoprune.cli.application import Data, DataRoot, Device, Engine, Epochs, Mod
 from evoprune.cli.bars import epochs_shown
 from evoprune.cli.console import errors, print_table, reporting
 from evoprune.cli.typed import number_or_range, parse_options
+from evoprune.evidence.samples import opened
 
 __all__ = ["run"]
 
@@ -84,10 +85,8 @@ def _facts(result: Mapping[str, Any]) -> Table:
     facts.add_row("sparsity", f"{result['sparsity_obtained']:.2%} ({_asked(asked)})")
     facts.add_row("survivors", f"{result['survivors']:,} of {result['prunable']:,}")
     facts.add_row(f"validation {result['metric']}", _score(result["val_score"], result["metric"]))
-    locked = result["test_score"] is None
-    facts.add_row(
-        f"test {result['metric']}", "locked: --test opens it" if locked else _score(result["test_score"], result["metric"])
-    )
+    tested = _score(result["test_score"], result["metric"]) if opened(result) else "locked: --test opens it"
+    facts.add_row(f"test {result['metric']}", tested)
     facts.add_row("cost", f"{ledger['dense_equivalent_epochs']:.3g} dense epochs, {ledger['samples']:,} samples")
     facts.add_row("time", f"{ledger['wall_s']:.1f} s on {ledger['device']}, engine {ledger['engine']}")
     return facts

@@ -14,6 +14,7 @@ from evoprune.compare.cells import Cell, Problems
 from evoprune.compare.folder import RUNS, finished_runs
 from evoprune.compare.workers import torch_threads
 from evoprune.errors import EvopruneError, InputError
+from evoprune.evidence.samples import opened
 from evoprune.evolution.executors.cores import packed
 from evoprune.methods.registry import METHODS
 from evoprune.problems.problem import Problem
@@ -62,7 +63,7 @@ def train(
 
 def open_tests(executor: Executor | None, folder: Path, problems: Problems, threads: int) -> None:
     """Open the test split for every finished run of the folder that has not been judged yet."""
-    unjudged = [cell for cell, result in finished_runs(folder, problems) if result["test_score"] is None]
+    unjudged = [cell for cell, result in finished_runs(folder, problems) if not opened(result)]
     if unjudged:
         data = ", ".join(dict.fromkeys(problem.data_name for problem in problems.values()))
         log.info("test split of %s opened once, for %d tickets", data, len(unjudged))

@@ -1,8 +1,9 @@
-"""Which runs are samples of the same thing: of one method and asked sparsity, with the same options."""
+"""Which runs are samples of the same thing: of one method and asked sparsity, with the same options; and which were tested."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,21 @@ from evoprune.training.options import Training
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["no_samples", "prunes", "told_apart", "trained_apart"]
+__all__ = ["no_samples", "opened", "prunes", "told_apart", "trained_apart"]
 
 OUTCOMES = {
-    *("sparsity_obtained", "survivors", "val_score", "test_score", "val_accuracy", "test_accuracy", "mask_hash", "out", "folder"),
+    *("sparsity_obtained", "survivors", "val_score", "val_accuracy", "mask_hash", "out", "folder"),
+    *("test_score", "test_accuracy", "test_opened"),
     *({entry.name for entry in fields(Ledger)} - {"device", "engine"}),
 }
 """Columns that tell what came out of a run, not what it was asked."""
 WHERE = {"device", "engine", "compile", "cuda_graphs", *ASIDE}
 """Options of where and how a run is computed, which are no other experiment."""
+
+
+def opened(result: Mapping[str, Any]) -> bool:
+    """Whether the test split was opened for a run, also where no number came of it."""
+    return result.get("test_score") is not None or result.get("test_opened") is not None
 
 
 def prunes(method: str) -> bool:

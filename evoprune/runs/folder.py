@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evoprune.errors import DamagedFile, InputError
+from evoprune.evidence.samples import opened
 from evoprune.files import atomic_write
 from evoprune.formats import as_utf8, without_nan, write_csv, write_json
 from evoprune.methods.registry import METHODS, Method, versions
@@ -62,8 +63,8 @@ def run(
     else:
         log.info("%s holds this run already: nothing is trained", folder.path)
     if not test:
-        return {**result, "test_score": None, "test_accuracy": None}
-    return result if result["test_score"] is not None else folder.test(problem, "run --test")
+        return {**result, "test_score": None, "test_accuracy": None, "test_opened": None}
+    return result if opened(result) else folder.test(problem, "run --test")
 
 
 class RunFolder:
@@ -185,6 +186,7 @@ class RunFolder:
             "test_score": None,
             "val_accuracy": ticket.val_accuracy if classifies else None,
             "test_accuracy": None,
+            "test_opened": None,
             "ledger": ticket.ledger.as_dict(),
             "mask_hash": mask.hash,
             "out": str(self.path),
@@ -213,7 +215,7 @@ def open_test(path: Path, problem: Problem, reason: str) -> dict[str, Any]:
             ) from None
         score = ticket.test(reason)
     result = read_result(path / RESULT)
-    result["test_accuracy"] = score["accuracy"]
+    result["test_accuracy"], result["test_opened"] = score["accuracy"], reason
     result["test_score"] = score["accuracy"] if result["metric"] == "accuracy" else score["loss"]
     result = {**dict(without_nan(result)), "out": str(path)}
     write_json(path / RESULT, result)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evoprune.errors import InputError
-from evoprune.evidence.samples import prunes
+from evoprune.evidence.samples import opened, prunes
 from evoprune.evidence.search_controls import SEARCH_CONTROLS
 from evoprune.evidence.verdict import DIFFERENCE
 from evoprune.methods.registry import METHODS
@@ -30,7 +30,7 @@ def command(result: Mapping[str, Any]) -> str:
         if options.get(name) is not None:
             parts += [f"--{name}", str(options[name])]
     parts += settings(str(result["method"]), options)
-    return shlex.join([*parts, *(["--test"] if result.get("test_score") is not None else [])])
+    return shlex.join([*parts, *(["--test"] if opened(result) else [])])
 
 
 def made_by_hand(result: Mapping[str, Any]) -> str:

@@ -26,8 +26,11 @@ def gaps(name: str, runs: pd.DataFrame) -> list[str]:
         found.append(f"{name}: no runs of {BASELINE!r}; {runs['method'].iloc[0]} is what the others are compared with.")
     asked = sorted(runs[[prunes(str(method)) for method in runs["method"]]]["sparsity"].astype(float).dropna().unique())
     found += [f"{name}: {told}" for told in _absent(runs, seeds, asked)]
-    if runs["test_score"].isna().any():
-        untested = int(runs["test_score"].isna().sum())
+    void = runs["test_score"].isna()
+    opened = void & runs["test_opened"].notna() if "test_opened" in runs else void & False
+    for row in runs[opened & runs["val_score"].notna()].to_dict("records"):
+        found.append(f"{name}: {_cell(row)} gives no number on the test split, so its cell stands on validation.")
+    if untested := int((void & ~opened).sum()):
         found.append(f"{name}: the test split was not opened for {untested} of {len(runs)} runs.")
     return found
 
