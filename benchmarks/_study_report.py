@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def _by_place(runs: pd.DataFrame, make: Callable[[pd.DataFrame], pd.DataFrame]) 
 
 def state_of(out: Path, runs: pd.DataFrame, summary: pd.DataFrame) -> dict[str, Any]:
     """What was planned, what is there, and which cells miss their target."""
-    every = planned(METHODS)
+    every = planned([*METHODS, *LATER]) - (unfit_keys(out) - keys_of(runs))
     told = [*to_do(out, METHODS), *to_do(out, LATER, " of further methods"), *_unchecked(out), *_not_run(out)]
     shown = runs[runs["model"].isin(summary["model"])]
     targets = {str(model): float(own["target"].iloc[0]) for model, own in shown.groupby("model", sort=False)}
@@ -148,17 +149,18 @@ def _unchecked(out: Path) -> list[str]:
 
 def _not_run(out: Path) -> list[str]:
     """Methods that are not run at a place, or not with every seed, and why; places of which the same is told in one line."""
-    made = {key[:4] for key in keys_of(read(out / "runs.csv"))}
+    made = Counter(key[:4] for key in keys_of(read(out / "runs.csv")))
     found: dict[tuple[str, str, str, str], dict[float, str]] = {}
     for row in unfit(out).to_dict("records"):
         model, data, method, sparsity = (row[name] for name in ("model", "data", "method", "sparsity"))
-        word = "run no further" if (model, data, method, sparsity) in made else "not run"
-        found.setdefault((model, data, method, word), {})[sparsity] = row["reason"]
+        seeds = made[model, data, method, sparsity]
+        word = f"has {seeds} of {SEEDS} seeds" if seeds else "is not run"
+        found.setdefault((model, data, method, word), {})[sparsity] = row["reason"].partition(": lower lr=")[0]
     told: dict[str, list[str]] = {}
     for (model, data, method, word), reasons in found.items():
         where = ", ".join(f"{sparsity:g}" for sparsity in sorted(reasons) if sparsity)
         largest = max(reasons)
         reason = reasons[largest] + (f" (at {largest:g})" if len(reasons) > 1 else "")
-        line = f"{method}{where and f' at sparsity {where}'} is {word}: {reason}."
+        line = f"{method}{where and f' at sparsity {where}'} {word}: {reason}."
         told.setdefault(line, []).append(f"{model} on {data}")
     return [f"{', '.join(places)}: {line}" for line, places in told.items()]

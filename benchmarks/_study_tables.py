@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from _plan import SEARCHES
+from _plan import SEARCHES, SEEDS
 
 from evoprune.evidence.checked import rejudged
 from evoprune.evidence.samples import prunes
 from evoprune.evidence.tables import plus_minus
+from evoprune.words import counted
 
 __all__ = ["answer", "checks", "costs", "coverage", "legend", "metric_of", "missing", "places", "protocol", "table", "verdict"]
 
@@ -27,15 +28,31 @@ def places(folder: Path) -> list[tuple[str, str]]:
 
 def protocol(folder: Path) -> str:
     """How it was measured, in a sentence or two."""
-    told = _state(folder)
+    told, summary = _state(folder), _csv(folder, "summary")
     each = ", ".join(f"{target:g} for `{model}`" for model, target in told["targets"].items())
+    sparse = summary["method"].map(prunes)
+    references = summary[~sparse]
+    named = " and ".join(f"`{name}`" for name in references["method"].unique())
     return f"""\
 Every pruning method may cost the same, search, losers and scoring included, and its last training is as long as that allows: in
 epochs of the dense network {each}.
+{_loose(told["off_target"], int(sparse.sum()))}
+{named} cost {references["dense_equivalent_epochs"].max():.3g}: they are references.
 All methods share the initial weights and data of a seed; there are {told["seeds"]} seeds, but for what is named below.
-Differences are paired by seed, ± is half of a 95% t interval; better or worse is what paired t tests say with Holm's correction
-over the whole table of a model on a data set, and, for pairs of methods, over all pairs of one. The dense network costs more: it
-is a reference."""
+Differences are paired by seed, ± is half of a 95% t interval. Better and worse are what paired t tests say with Holm's correction
+over all differences of one model and data set: in a table of methods those to `random`, in the table of pairs those between the
+pairs, so that one difference may be marked in one table alone."""
+
+
+def _loose(cells: list[dict[str, Any]], number: int) -> str:
+    """How well costs agree, in a sentence."""
+    if not cells:
+        return f"All {number} cells keep that within 5%."
+    most = max(cells, key=lambda row: abs(row["cost"] / row["target"] - 1))
+    where = f"`{most['method']}` of `{most['model']}` at {most['sparsity']:.4g}"
+    return (
+        f"{len(cells)} of {number} cells miss that by more than 5%, the most {where}: {most['cost'] / most['target'] - 1:+.0%}."
+    )
 
 
 def missing(folder: Path) -> str:
@@ -131,14 +148,18 @@ def costs(folder: Path) -> str:
 def _cell(row: Mapping[Any, Any] | None) -> str:
     if row is None:
         return "–"
-    seeds = "" if row["runs"] >= 8 else f" ({row['runs']} seeds)"
+    seeds = _few(row["runs"])
     if row["method"] == "random" or not prunes(row["method"]):
         return plus_minus(row["test_mean"], (row["test_high"] - row["test_low"]) / 2, row["metric"]) + seeds
     return _difference(row) + seeds
 
 
+def _few(seeds: int) -> str:
+    return "" if seeds >= SEEDS else f" ({counted(seeds, 'seed')})"
+
+
 def _duel(row: Mapping[Any, Any] | None) -> str:
-    return "–" if row is None else _difference(row)
+    return "–" if row is None else _difference(row) + _few(row["pairs"])
 
 
 def _difference(row: Mapping[Any, Any]) -> str:

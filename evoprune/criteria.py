@@ -6,6 +6,7 @@ to be recorded over the last selection epoch; `relative` says that a value depen
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -64,19 +65,35 @@ class Criterion:
         """Values `(K,)`; a failed or non-finite one is the worst, whatever the direction."""
         with np.errstate(invalid="ignore", over="ignore"):
             values = np.asarray(self.function(trace, masks), dtype=np.float64)
+        if values.shape != trace.failed.shape:
+            raise InputError(
+                f"the criterion {self.name!r} gives shape {values.shape} for {len(trace.failed)} masks: return one number a mask"
+            )
         return np.where(np.isfinite(values) & ~trace.failed, values, self.worst)
 
 
-CRITERIA: Registry[Criterion] = Registry("criterion")
+CRITERIA: Registry[Criterion] = Registry("criterion", by='@evoprune.criteria.criterion("min")')
 
 
 def criterion(
     direction: Direction, *, needs: tuple[str, ...] = (), relative: bool = False, trained: bool = True
 ) -> Callable[[Function], Criterion]:
-    """Register a function as the criterion of its name."""
+    """Register a function `(trace, masks) -> (K,) numbers` as the criterion of its name.
+
+    direction: "max" when larger is fitter, else "min". needs: per-weight sums that have to be recorded, `grad` and `grad_path`.
+    relative: whether a value depends on who else is there. trained: False when it needs no training.
+
+    Raises `InputError` for another direction, and for a function of other arguments.
+    """
+    if direction not in ("max", "min"):
+        raise InputError(f'direction={direction!r} is not usable: give "max" when larger is fitter, else "min"')
 
     def register(function: Function) -> Criterion:
         name = getattr(function, "__name__", "criterion")
+        try:
+            inspect.signature(function).bind(None, [])
+        except TypeError:
+            raise InputError(f"the criterion {name!r} has other arguments: let it take (trace, masks)") from None
         return CRITERIA.add(name, Criterion(name, function, direction, needs, relative, trained))
 
     return register

@@ -8,11 +8,13 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 __all__ = ["program_of", "rewritten"]
 
+PLAIN = (int, float, complex, str, bytes, tuple, frozenset)
+"""What nobody can change."""
 PYTHON = f" of Python {sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -27,11 +29,11 @@ def rewritten(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -
 def program_of(thing: Any) -> str | None:
     """As in "code 1a2b3c4d of Python 3.11", for a function as it runs, or all functions of a class and those it is made from.
 
-    Comments, docstrings and layout do not count. What a function calls, and values that it finds, are not seen. None for what
-    is this package's, Python's or torch's, and where there is no function.
+    With it goes what it finds by name in its module and around it: numbers, texts, and functions and classes that are not of an
+    installed package; what else it reads is not seen. Comments, docstrings and layout do not count. None for what is this
+    package's, Python's or torch's, and where there is no function.
     """
-    functions = _functions_of(thing) if isinstance(thing, type) else _unwrapped(thing)
-    text = "\n".join(line for function in functions for line in _lines(function))
+    text = "\n".join(_lines(thing, set()))
     return f"code {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}{PYTHON}" if text else None
 
 
@@ -65,9 +67,55 @@ def _unwrapped(thing: Any) -> Iterator[FunctionType]:
         thing = inspect.getattr_static(thing, "__wrapped__", None)
 
 
-def _lines(function: FunctionType) -> Iterator[str]:
-    yield _told([function.__defaults__, sorted((function.__kwdefaults__ or {}).items())])
-    yield from _steps(function.__code__)
+def _lines(thing: Any, seen: set[int]) -> Iterator[str]:
+    for function in _functions_of(thing) if isinstance(thing, type) else _unwrapped(thing):
+        if id(function) not in seen:
+            seen.add(id(function))
+            yield _told([function.__defaults__, sorted((function.__kwdefaults__ or {}).items())])
+            yield from _steps(function.__code__)
+            yield from _found(function, seen)
+
+
+def _found(function: FunctionType, seen: set[int]) -> Iterator[str]:
+    """What a function finds by name in its module and around it, but for what it assigns itself."""
+    read, assigned = _names(function.__code__)
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    around = {name: cell.cell_contents for name, cell in cells.items() if _filled(cell)}
+    for name in sorted(read - assigned):
+        value = around[name] if name in around else function.__globals__.get(name)
+        if isinstance(value, FunctionType | type):
+            if not _installed(value):
+                yield from (f"{name}: {line}" for line in _lines(value, seen))
+        elif isinstance(value, PLAIN):
+            yield f"{name} = {_told(value)}"
+
+
+def _names(code: CodeType) -> tuple[set[str], set[str]]:
+    """Names of a module or around a function that it reads, and that it assigns."""
+    read: set[str] = set()
+    assigned: set[str] = set()
+    for step in dis.get_instructions(code):
+        if isinstance(step.argval, CodeType):
+            inner = _names(step.argval)
+            read, assigned = read | inner[0], assigned | inner[1]
+        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"):
+            read.add(step.argval)
+        elif step.opname in ("STORE_GLOBAL", "STORE_DEREF"):
+            assigned.add(step.argval)
+    return read, assigned
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _installed(thing: FunctionType | type) -> bool:
+    """Whether it is of a package in an environment."""
+    file = getattr(sys.modules.get(str(thing.__module__)), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
 
 
 def _steps(code: CodeType) -> Iterator[str]:
@@ -86,5 +134,4 @@ def _told(value: Any) -> str:
         return f"[{', '.join(_told(inner) for inner in value)}]"
     if isinstance(value, frozenset):
         return f"{{{', '.join(sorted(_told(inner) for inner in value))}}}"
-    plain = value is None or value is ... or isinstance(value, int | float | complex | str | bytes)
-    return repr(value) if plain else type(value).__qualname__
+    return repr(value) if value is None or value is ... or isinstance(value, PLAIN) else type(value).__qualname__

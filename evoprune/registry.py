@@ -18,10 +18,13 @@ _TABLES: list[Registry[Any]] = []
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Names to values of one kind; an unknown name raises `UnknownName` with the nearest known one."""
+    """Names to values of one kind; an unknown name raises `UnknownName` with the nearest known one.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    by: what a user registers with.
+    """
+
+    def __init__(self, kind: str, *, by: str = "its decorator") -> None:
+        self.kind, self._by = kind, by
         self._entries: dict[str, T] = {}
         _TABLES.append(self)
 
@@ -44,6 +47,9 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return self._entries[name]
         except (KeyError, TypeError):
+            if callable(name):
+                told = f"{self.kind} {getattr(name, '__name__', name)!r} is given as a function"
+                raise InputError(f"{told}: register it with {self._by}, and give its name") from None
             raise UnknownName(self.kind, name, self._entries) from None
 
     def __contains__(self, name: object) -> bool:

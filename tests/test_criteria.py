@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
 
-from evoprune.criteria import CRITERIA, Criterion
+import evoprune as ep
+from evoprune.criteria import CRITERIA, Criterion, criterion
 from evoprune.errors import InputError, UnknownName
 from evoprune.evolution.assess import assess, initial_population
 from evoprune.masks.mask import Mask
@@ -166,6 +168,52 @@ def test_assess_gives_fitnesses_whose_order_is_that_of_the_values(name: str) -> 
     best = max(individuals, key=lambda one: one.fitness)
     assert best.fitness.values[0] == (values.min() if name == "loss" else values.max())
     assert everyone.trace.frame().query("epoch == 2")[name].tolist() == values.tolist()
+
+
+@pytest.fixture
+def own() -> Iterator[None]:
+    """The table as it was, afterwards."""
+    before = dict(CRITERIA)
+    yield
+    CRITERIA._entries.clear()
+    CRITERIA._entries.update(before)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_criterion_gives_one_number_a_mask() -> None:
+    everyone = generation()
+    given: list[object] = [1.0, [1.0], np.ones((K, 1)), np.ones(K - 1)]
+    for value in given:
+
+        @criterion("max")
+        def strange(trace: Trace, masks: Sequence[Mask]) -> Floats:
+            return value  # type: ignore[return-value]  # noqa: B023
+
+        with pytest.raises(InputError, match=rf"'strange' gives shape \(.*\) for {K} masks: return one number a mask"):
+            CRITERIA["strange"](everyone.trace, everyone.masks)
+
+
+@pytest.mark.usefixtures("own")
+def test_a_criterion_has_a_direction_and_takes_trace_and_masks() -> None:
+    with pytest.raises(InputError, match='direction=\'lower\' is not usable: give "max" when larger is fitter, else "min"'):
+        criterion("lower")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"criterion 'loss_alone' has other arguments: let it take \(trace, masks\)"):
+
+        @criterion("min")  # type: ignore[arg-type]
+        def loss_alone(trace: Trace) -> Floats:
+            return trace.last("val_loss")
+
+    assert "loss_alone" not in CRITERIA
+
+
+def test_a_function_in_place_of_a_name_is_told_how_to_get_one() -> None:
+    def mine(trace: Trace, masks: Sequence[Mask]) -> Floats:
+        return trace.last("val_loss")
+
+    how = re.escape("""criterion 'mine' is given as a function: register it with @evoprune.criteria.criterion("min"), and give""")
+    for call in (ep.kstarts, ep.evolve, ep.make_toolbox):
+        with pytest.raises(InputError, match=how):
+            call(mlp(), sparsity=0.5, criterion=mine)  # type: ignore[operator]
 
 
 def test_an_unknown_criterion_is_named_with_the_nearest() -> None:

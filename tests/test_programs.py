@@ -184,6 +184,62 @@ def test_all_that_decorates_a_function_is_a_part_of_its_program(tmp_path: Path) 
     assert len({plain, wrapped, other}) == 3
 
 
+HELPED = """
+import functools, math, numpy
+from torch.nn import functional
+
+SCALE, MODES, WEIGHTS, calls = 2.0, ("a", "b"), {"a": 1}, 0
+
+def inner(x):
+    return x + 1
+
+def helper(x):
+    return inner(x) * SCALE
+
+class Power:
+    def of(x):
+        return x ** 2
+
+def made(times):
+    def own(x):
+        return times * x
+    return own
+
+times = made(3)
+
+def mine(x, mode="a"):
+    global calls
+    calls += 1
+    if calls < 0:
+        mine(x)
+    return [helper(y) for y in Power.of(times(functional.relu(numpy.clip(x, 0, 1)))) if mode in MODES and WEIGHTS[mode]]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (HELPED.replace("calls = 2.0", "calls = 2.0 + 0"), True),
+        (HELPED.replace('{"a": 1}, 0', '{"a": 1}, 7'), True),
+        (HELPED.replace('{"a": 1}', '{"a": 2}'), True),
+        (HELPED.replace("calls = 2.0", "calls = 2.5"), False),
+        (HELPED.replace('("a", "b")', '("a", "c")'), False),
+        (HELPED.replace("x + 1", "x - 1"), False),
+        (HELPED.replace("inner(x) *", "inner(x) /"), False),
+        (HELPED.replace("x ** 2", "x ** 3"), False),
+        (HELPED.replace("made(3)", "made(4)"), False),
+        (HELPED.replace("return times * x", "return times + x"), False),
+    ],
+)
+def test_what_a_function_finds_around_it_is_a_part_of_its_program(tmp_path: Path, text: str, same: bool) -> None:
+    """But for what it changes itself, what can be changed in place, and installed packages."""
+    first, second = (loaded(tmp_path, one).mine for one in (HELPED, text))
+    assert (program_of(first) == program_of(second)) is same
+    before = program_of(first)
+    first.__globals__["calls"], first.__globals__["numpy"] = 5, None
+    assert program_of(first) == before
+
+
 def test_what_belongs_to_the_package_or_is_no_function_has_no_program() -> None:
     class Answers:
         def __getattr__(self, name: str) -> Any:
@@ -268,7 +324,7 @@ def test_runs_and_journals_by_a_criterion_that_was_written_anew_are_not_taken_fo
         (MODEL.replace("* by", "+ by"), "Net"),
         (MODEL.replace("by=1.0", "by=1.5"), "Net"),
         (MODEL.replace("return 1\n", "return 2\n"), "Net"),
-        (MODEL.replace("return x\n", "return 2 * x\n"), "held"),
+        (MODEL.replace("return x\n", "return 2 * x\n"), "Net and held"),
         (MODEL.replace("* times * 1", "* times * 2"), "loss"),
     ],
 )
@@ -293,14 +349,16 @@ def test_runs_and_journals_of_a_forward_or_a_loss_that_was_written_anew_are_not_
 
 
 def test_a_comparison_of_a_model_that_was_written_anew_is_another(tmp_path: Path) -> None:
-    def work(text: str, *methods: str) -> None:
-        problem = ep.Problem(loaded(tmp_path, text).Net, table())
+    def work(text: str, *methods: str, data: dict[str, Any] | None = None) -> None:
+        problem = ep.Problem(loaded(tmp_path, text).Net, data or table())
         compare(methods, problem, sparsities=[0.5], seeds=1, out=tmp_path / "all", workers=1, epochs=1, engine="loop")
 
     work(MODEL, "random")
     work(f"\n{MODEL}", "random", "magnitude")
+    with pytest.raises(InputError, match=r"another comparison \(of another model, other data or initial weights\)"):
+        work(MODEL, "random", data=table(seed=1))
     for methods in (["random"], ["snip"]):
-        with pytest.raises(InputError, match=r"programs={'Net': 'code "):
+        with pytest.raises(InputError, match=r"another comparison \(of Net as it was written then\)"):
             work(MODEL.replace("x.relu()", "x.tanh()"), *methods)
 
 

@@ -438,7 +438,9 @@ def test_what_is_damaged_is_left_out_and_named(finished: tuple[Path, dict[str, A
 
 
 def test_no_folder_is_refused_and_an_empty_one_is_empty(tmp_path: Path) -> None:
-    assert len(ep.load_runs(tmp_path)) == 0
+    nothing = ep.load_runs(tmp_path)
+    assert len(nothing) == 0
+    assert {"method", "seed", "val_score", "test_score", "out"} <= set(nothing.columns), "what is asked next is no KeyError"
     with pytest.raises(InputError, match="no folder"):
         ep.load_runs(tmp_path / "absent")
 

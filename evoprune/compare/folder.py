@@ -76,9 +76,12 @@ def find_folder(out: str | os.PathLike[str] | None, cells: Sequence[Cell], setup
         held = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         raise InputError(f"{folder} is not a folder of a comparison (it holds {held}): choose another one with --out")
     for told, before, asked in _differences(_found(folder, setup), setup):
-        raise InputError(
-            f"{folder} holds another comparison ({told}={before!r}, not {asked!r}): choose another folder with --out"
-        )
+        words = f"{told}={before!r}, not {asked!r}"
+        if told == "programs":
+            words = f"of {' and '.join(rewritten(before, asked))} as it was written then"
+        elif told == "fingerprint":
+            words = "of another model, other data or initial weights"
+        raise InputError(f"{folder} holds another comparison ({words}): choose another folder with --out")
     return folder
 
 

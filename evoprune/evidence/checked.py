@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evoprune.errors import DamagedFile
 from evoprune.evidence.statistics import Interval, mean_interval, paired_difference
 from evoprune.evidence.verdict import BETTER, RANDOM, SEEDS, WORSE, Verdict, judge, smallest_of_interest, table
 from evoprune.files import atomic_write
-from evoprune.formats import without_nan, write_csv, write_json
+from evoprune.formats import read_json, without_nan, write_csv, write_json
+from evoprune.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["TICKET", "Check", "rejudged"]
+
+log = logging.getLogger("evoprune")
 
 TICKET = "ticket"
 ABOUT = ("method", "model", "data", "metric", "sparsity", "mask_hash")
@@ -102,8 +107,14 @@ class Check:
         return {**told, **asked, **self.about, "options": self.options, "controls": rows}
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write `check.csv` (the frame), `check.json` and `check.png` into a folder, atomically; returns the paths."""
+        """Write `check.csv` (the frame), `check.json` and `check.png` into a folder, atomically; returns the paths.
+
+        A check of other seeds or controls that the folder holds is replaced, and the log says so.
+        """
         where, picture = Path(folder), io.BytesIO()
+        held, own = _size_of(where / "check.json"), _size(self.as_dict())
+        if held not in (None, own):
+            log.warning("%s held a check of %s, and is replaced by one of %s", where / "check.json", held, own)
         self.figure().savefig(picture, format="png", dpi=150)
         return [
             write_csv(where / "check.csv", self.frame),
@@ -117,6 +128,19 @@ class Check:
     def _repr_html_(self) -> str:
         shown = self.table.to_html(index=False, float_format=lambda value: f"{value:.4f}")
         return f"<p><b>{self.verdict}</b>: {self.verdict.because}</p>{shown}"
+
+
+def _size(told: Mapping[str, Any]) -> str:
+    controls = [str(row["control"]) for row in told["controls"]]
+    return f"{counted(told['seeds'], 'seed')} with {', '.join(controls)}"
+
+
+def _size_of(path: Path) -> str | None:
+    """Of the check that a file holds, if it holds one."""
+    try:
+        return _size(read_json(path, lost="the check")) if path.is_file() else None
+    except (DamagedFile, KeyError, TypeError):
+        return None
 
 
 def rejudged(told: Mapping[str, Any], frame: pd.DataFrame) -> dict[str, Any]:

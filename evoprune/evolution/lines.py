@@ -55,7 +55,8 @@ def check_header(header: Mapping[str, Any], parts: Mapping[str, Any], about: Map
         words = _differences(header["about"], about)
         words.pop("fingerprint", None)
         different = {f"the problem's {name}": pair for name, pair in words.items()} | different
-        different["problem"] = tuple(f"{fingerprint[:8]}…" for fingerprint in different["problem"])
+        prints = tuple(f"{fingerprint[:8]}…" for fingerprint in different.pop("problem"))
+        different["the problem (its model, data or initial weights)"] = prints
     said = "; ".join(f"{name} is {there!r} there and {here!r} here" for name, (there, here) in list(different.items())[:4])
     more = f" and {len(different) - 4} more" if len(different) > 4 else ""
     raise InputError(

@@ -11,6 +11,7 @@ from typing import Any
 from deap import base, tools
 
 from evoprune import seeds
+from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError
 from evoprune.evolution.batchmap import BatchMap, parts_of, wraps
 from evoprune.evolution.cohort import CohortTrainer
@@ -90,6 +91,8 @@ def make_toolbox(
     reference = random_mask(problem.space, sparsity=sizes.sparsities[0], allocation=allocation)
     run = (epochs, seeds.check_seed(seed or 0), training, reference)
     if rungs is None:
+        if callable(criterion):
+            CRITERIA[criterion]  # says how to give one
         if not isinstance(criterion, str):
             raise InputError(f"criterion={criterion!r} is not usable: one a rung needs rungs=, several values need objectives=")
         keep, told = inherit is not None, mutate == "mutGuided" if guided is None else guided

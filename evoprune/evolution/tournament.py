@@ -63,9 +63,8 @@ def check_rungs(
     if not all(map(is_whole, chosen)) or not chosen or chosen[0] < least or any(b <= a for a, b in pairwise(chosen)):
         raise InputError(f"rungs {list(chosen)} are not usable: give increasing whole numbers of epochs, the first >= {least}")
     if chosen[-1] > epochs if end else chosen[-1] >= epochs:
-        raise InputError(
-            f"selection after {chosen[-1]} epochs leaves no epoch of {epochs} for the winner: raise epochs= or select earlier"
-        )
+        leaves = f"selection after {chosen[-1]} epochs leaves no epoch of {epochs} for the winner"
+        raise InputError(f"{leaves}: raise epochs=, or lower selection_epochs= (or rungs=)")
     left = k
     for rung in chosen if left is not None else ():
         if rung != chosen[0] and left == 1:

@@ -47,7 +47,7 @@ def task_of(model: object, data: Data, loss: object) -> str:
         )
     if (loss == "cross_entropy" or loss is LOSSES["cross_entropy"]) and task != CLASSIFICATION:
         raise InputError(f"loss 'cross_entropy' needs class numbers, this is {task}: use 'mse', or give whole-number labels")
-    if task == REGRESSION and loss is None and _look_like_classes(data.train.goals):
+    if task == REGRESSION and not values_loss and _look_like_classes(data.train.goals):
         log.warning(
             "the labels are whole numbers of a float type, so this is a regression: give integers to classify, loss='mse' if so"
         )

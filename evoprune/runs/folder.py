@@ -113,7 +113,7 @@ class RunFolder:
         differing = [f"{name}={held[name]!r}, not {asked[name]!r}" for name in common]
         if not differing and (rewritten := self._rewritten(found)):
             return f"of {' and '.join(rewritten)} as it was written then"
-        return "; ".join(differing[:3]) or "of other data, initial weights or version of evoprune"
+        return "; ".join(differing[:3]) or "of another model, other data or initial weights, or another version of evoprune"
 
     def _stamp(self) -> str | None:
         try:

@@ -51,7 +51,7 @@ def load_runs(folder: str | os.PathLike[str]) -> pd.DataFrame:
             damaged.append(str(error))
     if damaged:
         warnings.warn(f"{len(damaged)} of {len(damaged) + len(rows)} runs left out: {'; '.join(damaged)}", stacklevel=2)
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=None if rows else list(dict.fromkeys((*NEEDED[:-2], *NUMBERS, "out"))))
     return frame.astype({name: float for name in NUMBERS if name in frame})
 
 

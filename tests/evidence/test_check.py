@@ -213,6 +213,21 @@ def test_a_folder_is_checked_and_gets_its_files(tmp_path: Path) -> None:
         assert rejudged(part, frame) == part
 
 
+def test_a_check_that_takes_the_place_of_another_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def told(seeds: int, controls: list[str]) -> list[str]:
+        caplog.clear()
+        check(nowhere(), seeds=seeds, epochs=1, draws=2, controls=controls).save(tmp_path)
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    assert told(2, ["invert"]) == told(2, ["invert"]) == []
+    [line] = told(1, [])
+    held = "check.json held a check of 2 seeds with fresh_counts, fresh_random, invert"
+    assert line.endswith(f"{held}, and is replaced by one of 1 seed with fresh_counts, fresh_random")
+    for damaged in ("{", "[]", '{"controls": 3}'):
+        (tmp_path / "check.json").write_text(damaged)
+        assert told(1, []) == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

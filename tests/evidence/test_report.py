@@ -434,7 +434,13 @@ def test_each_problem_has_the_figures_of_its_searches(folder: Path) -> None:
 @pytest.mark.parametrize(("longest", "told"), [(1, "The line that goes on"), (3, "The 3 lines that go on are the finalists.")])
 def test_a_search_says_who_went_on(longest: int, told: str) -> None:
     rows = [(one, epoch, 0.5) for one in range(4) for epoch in range(1, 4 if one < longest else 2)]
-    assert told in _searched("halving", pd.DataFrame(rows, columns=["individual", "epoch", "val_loss"]), "about")["caption"]
+    assert (
+        told in _searched("halving", pd.DataFrame(rows, columns=["individual", "epoch", "val_loss"]), "loss", "about")["caption"]
+    )
+
+
+def test_a_search_by_another_criterion_than_is_drawn_says_so(folder: Path) -> None:
+    assert read(report(folder)).count("Chosen by grad, not by the score that is drawn.") == 1
 
 
 def test_names_are_escaped(folder: Path) -> None:

@@ -50,7 +50,7 @@ def figures_of(name: str, runs: pd.DataFrame, material: Material) -> list[dict[s
     if any(result.get("layers") for result in results):
         caption = "Share of each layer's weights that is kept, mean over runs."
         figures.append(figure("Layer densities", caption, lambda ax: _densities(results, look, ax), about))
-    figures += [_searched(method, trace, about) for method, trace in _searches(material, runs)]
+    figures += [_searched(method, trace, chosen, about) for method, trace, chosen in _searches(material, runs)]
     pairs = [(method, *_early_late(history)) for method, history in _histories(material, runs) if len(history) > 1]
     pairs = [pair for pair in pairs if all(math.isfinite(value) for value in pair[1:])]
     if len(pairs) > 2:
@@ -67,16 +67,18 @@ def _equal_costs(runs: pd.DataFrame) -> bool:
     return sparse["method"].nunique() > 1 and bool(cost.min() > 0) and bool(cost.max() <= ALIKE * cost.min())
 
 
-def _searches(material: Material, runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """The first trace of each method whose search took several networks."""
-    found: dict[str, pd.DataFrame] = {}
+def _searches(material: Material, runs: pd.DataFrame) -> list[tuple[str, pd.DataFrame, Any]]:
+    """The first trace of each method whose search took several networks, and the criterion that it chose by."""
+    found: dict[str, tuple[str, pd.DataFrame, Any]] = {}
     for index, trace in material.searches:
         if index in runs.index and len(trace) and trace["individual"].nunique() > 1:
-            found.setdefault(str(runs["method"][index]), trace)
-    return list(found.items())
+            method = str(runs["method"][index])
+            options = material.results[index]["arguments"].get("options", {}) if index < len(material.results) else {}
+            found.setdefault(method, (method, trace, options.get("criterion")))
+    return list(found.values())
 
 
-def _searched(method: str, trace: pd.DataFrame, about: str) -> dict[str, str]:
+def _searched(method: str, trace: pd.DataFrame, criterion: Any, about: str) -> dict[str, str]:
     last = trace.groupby("individual")["epoch"].max()
     longest = int((last == last.max()).sum())
     went_on = (
@@ -87,6 +89,8 @@ def _searched(method: str, trace: pd.DataFrame, about: str) -> dict[str, str]:
     caption = "Every network that was trained, the losers included: one run. " + (
         went_on if longest < len(last) else "All trained as long."
     )
+    if isinstance(criterion, str) and criterion not in ("accuracy", "loss"):
+        caption += f" Chosen by {criterion}, not by the score that is drawn."
     return figure(f"Fitness over the search: {method}", caption, lambda ax: plot_trace(trace, ax), about)
 
 
