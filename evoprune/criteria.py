@@ -92,6 +92,8 @@ def criterion(
         name = getattr(function, "__name__", "criterion")
         try:
             inspect.signature(function).bind(None, [])
+        except ValueError:  # C functions may have no signature
+            pass
         except TypeError:
             raise InputError(f"the criterion {name!r} has other arguments: let it take (trace, masks)") from None
         return CRITERIA.add(name, Criterion(name, function, direction, needs, relative, trained))

@@ -7,14 +7,18 @@ import functools
 import hashlib
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
-from types import CellType, CodeType, FunctionType
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import CellType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 __all__ = ["program_of", "rewritten"]
 
-PLAIN = (int, float, complex, str, bytes, tuple, frozenset)
+PLAIN = (bool, int, float, complex, str, bytes, tuple, frozenset)
 """What nobody can change."""
+TOLD_BY_PYTHON = {"__doc__", "__firstlineno__", "__module__", "__qualname__", "__static_attributes__"}
+"""What the body of a class is given besides what stands in it."""
 PYTHON = f" of Python {sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -27,111 +31,168 @@ def rewritten(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -
 
 
 def program_of(thing: Any) -> str | None:
-    """As in "code 1a2b3c4d of Python 3.11", for a function as it runs, or all functions of a class and those it is made from.
+    """As in "code 1a2b3c4d of Python 3.11", for a function as it runs, or what stands in a class and those it is made from.
 
-    With it goes what it finds by name in its module and around it: numbers, texts, and functions and classes that are not of an
-    installed package; what else it reads is not seen. Comments, docstrings and layout do not count. None for what is this
-    package's, Python's or torch's, and where there is no function.
+    With it goes what it names in its module, in a user's other modules and around it: functions, classes, values around it, and
+    constants (in capitals) that nobody can change; not what is installed, nor what else it reads. Comments, docstrings and layout
+    do not count. None for what is this package's, Python's or torch's, and where there is no function.
     """
-    text = "\n".join(_lines(thing, set()))
+    text = "\n".join(_lines(thing))
     return f"code {hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}{PYTHON}" if text else None
 
 
-def _outside(thing: Any) -> bool:
-    """Whether a function or class is neither this package's nor Python's nor torch's, whose versions tell the same."""
-    home = thing.__globals__.get("__name__") if isinstance(thing, FunctionType) else thing.__module__
-    package = str(home).partition(".")[0]
-    return package not in (__name__.partition(".")[0], "torch") and package not in sys.stdlib_module_names
+def _lines(thing: Any) -> Iterator[str]:
+    todo, known = deque([thing]), {}
+    while todo:
+        part = todo.popleft()
+        if id(part) in known:
+            continue
+        known[id(part)] = part  # held, so that nothing else gets its id
+        found: Iterable[Any] = ()
+        if isinstance(part, type):
+            lines, found = _class(part)
+            yield from lines
+        elif not isinstance(part, FunctionType):
+            found = _inside(part)
+        elif _outside(part):
+            lines, found = _function(part)
+            yield from lines
+        todo += [one for one in found if not (isinstance(one, FunctionType | type) and _installed(one))]
 
 
-def _functions_of(owner: type) -> Iterator[FunctionType]:
+def _inside(thing: Any) -> list[Any]:
+    """The functions that make up what can be called or stands in a class."""
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if isinstance(thing, property):
+        return [thing.fget, thing.fset]
+    if isinstance(thing, staticmethod | classmethod | MethodType):
+        return [thing.__func__]
+    if isinstance(thing, functools.cached_property | functools.partialmethod):
+        return [thing.func]
+    return [inspect.getattr_static(thing, "__wrapped__", None)]
+
+
+def _class(owner: type) -> tuple[list[str], list[Any]]:
+    lines: list[str] = []
+    found: list[Any] = []
     for part in owner.__mro__:
-        for _, member in sorted(vars(part).items()) if _outside(part) else ():
-            if isinstance(member, staticmethod | classmethod):
-                yield from _unwrapped(member.__func__)
-            elif isinstance(member, functools.cached_property | functools.partialmethod):
-                yield from _unwrapped(member.func)
-            elif isinstance(member, property):
-                yield from (*_unwrapped(member.fget), *_unwrapped(member.fset))
-            else:
-                yield from _unwrapped(member)
+        members = sorted(((str(name), member) for name, member in vars(part).items()), key=lambda pair: pair[0])
+        if not _outside(part):
+            continue
+        changed = {name for _, member in members if isinstance(member, FunctionType) for name in _names(member.__code__).set}
+        for name, member in members:
+            if type(member) in PLAIN and not name.startswith("_") and name not in changed:
+                lines.append(f"{name} = {_told(member)}")
+            elif not name.startswith("__") or isinstance(member, FunctionType):
+                lines += [name] if isinstance(member, FunctionType) else []
+                found.append(member)
+    return lines, found
 
 
-def _unwrapped(thing: Any) -> Iterator[FunctionType]:
-    """A function of a user's, and those that it decorates."""
-    seen: set[int] = set()
-    while thing is not None and id(thing) not in seen:
-        seen.add(id(thing))
-        if isinstance(thing, FunctionType) and _outside(thing):
-            yield thing
-        thing = inspect.getattr_static(thing, "__wrapped__", None)
+def _function(function: FunctionType) -> tuple[list[str], list[Any]]:
+    code, names = function.__code__, _names(function.__code__)
+    defaults = [*(function.__defaults__ or ()), *(value for _, value in sorted((function.__kwdefaults__ or {}).items()))]
+    lines = [_told(defaults), *_steps(code)]
+    found = [inspect.getattr_static(function, "__wrapped__", None), *defaults]
+    cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+    for name in sorted(names.read - names.assigned):
+        around = name in cells
+        value = _content(cells[name]) if around else function.__globals__.get(name)
+        if isinstance(value, ModuleType):
+            own = vars(value) if _outside_name(value.__name__) and not _installed(value) else {}
+            named = {one: own[one] for one in sorted(names.attributes) if one in own}
+        else:
+            named = {name: value}
+        for one, held in named.items():
+            if type(held) in PLAIN:
+                lines += [f"{one} = {_told(held)}"] if around or (one.isupper() and one[0] != "_") else []
+            elif callable(held):
+                lines.append(f"{one} is {_described(held)}")
+                found.append(held)
+    return lines, found
 
 
-def _lines(thing: Any, seen: set[int]) -> Iterator[str]:
-    for function in _functions_of(thing) if isinstance(thing, type) else _unwrapped(thing):
-        if id(function) not in seen:
-            seen.add(id(function))
-            yield _told([function.__defaults__, sorted((function.__kwdefaults__ or {}).items())])
-            yield from _steps(function.__code__)
-            yield from _found(function, seen)
+@dataclass
+class _Names:
+    """Names of a module or around a function that it reads and assigns, attributes that it reads and sets."""
+
+    read: set[str] = field(default_factory=set)
+    assigned: set[str] = field(default_factory=set)
+    attributes: set[str] = field(default_factory=set)
+    set: set[str] = field(default_factory=set)
 
 
-def _found(function: FunctionType, seen: set[int]) -> Iterator[str]:
-    """What a function finds by name in its module and around it, but for what it assigns itself."""
-    read, assigned = _names(function.__code__)
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    around = {name: cell.cell_contents for name, cell in cells.items() if _filled(cell)}
-    for name in sorted(read - assigned):
-        value = around[name] if name in around else function.__globals__.get(name)
-        if isinstance(value, FunctionType | type):
-            if not _installed(value):
-                yield from (f"{name}: {line}" for line in _lines(value, seen))
-        elif isinstance(value, PLAIN):
-            yield f"{name} = {_told(value)}"
+def _names(code: CodeType) -> _Names:
+    names, todo = _Names(), [code]
+    kinds = {
+        **dict.fromkeys(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"), names.read),
+        **dict.fromkeys(("STORE_GLOBAL", "STORE_DEREF"), names.assigned),
+        **dict.fromkeys(("LOAD_ATTR", "LOAD_METHOD"), names.attributes),
+        "STORE_ATTR": names.set,
+    }
+    while todo:
+        for step in dis.get_instructions(todo.pop()):
+            if isinstance(step.argval, CodeType):
+                todo.append(step.argval)
+            elif step.opname in kinds and not str(step.argval).startswith("__"):
+                kinds[step.opname].add(step.argval)
+    return names
 
 
-def _names(code: CodeType) -> tuple[set[str], set[str]]:
-    """Names of a module or around a function that it reads, and that it assigns."""
-    read: set[str] = set()
-    assigned: set[str] = set()
-    for step in dis.get_instructions(code):
-        if isinstance(step.argval, CodeType):
-            inner = _names(step.argval)
-            read, assigned = read | inner[0], assigned | inner[1]
-        elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"):
-            read.add(step.argval)
-        elif step.opname in ("STORE_GLOBAL", "STORE_DEREF"):
-            assigned.add(step.argval)
-    return read, assigned
-
-
-def _filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:
-        return False
-
-
-def _installed(thing: FunctionType | type) -> bool:
-    """Whether it is of a package in an environment."""
-    file = getattr(sys.modules.get(str(thing.__module__)), "__file__", None) or ""
-    return "site-packages" in file or "dist-packages" in file
-
-
-def _steps(code: CodeType) -> Iterator[str]:
+def _steps(code: CodeType) -> list[str]:
     named, kinds = code.co_argcount + code.co_kwonlyargcount, code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
-    yield _told([code.co_varnames[:named], code.co_posonlyargcount, code.co_kwonlyargcount, kinds])
+    lines = [_told([code.co_varnames[:named], code.co_posonlyargcount, code.co_kwonlyargcount, kinds])]
     for step in dis.get_instructions(code):  # of which neither lines nor docstrings are a part
         if isinstance(step.argval, CodeType):
-            yield from _steps(step.argval)
+            lines += _steps(step.argval)
+        elif step.opname == "STORE_NAME" and step.argval in TOLD_BY_PYTHON:
+            lines.pop()  # what was loaded for it
         else:
-            yield f"{step.opname} {_told(step.argval)}"
+            lines.append(f"{step.opname} {_told(step.argval)}")
+    return lines
 
 
 def _told(value: Any) -> str:
     """The same in every process."""
-    if isinstance(value, list | tuple):
+    kind = type(value)
+    if kind in (list, tuple):
         return f"[{', '.join(_told(inner) for inner in value)}]"
-    if isinstance(value, frozenset):
+    if kind is frozenset:
         return f"{{{', '.join(sorted(_told(inner) for inner in value))}}}"
-    return repr(value) if value is None or value is ... or isinstance(value, PLAIN) else type(value).__qualname__
+    if kind is int:
+        return hex(value)  # of any size
+    return repr(value) if kind in (*PLAIN, NoneType, EllipsisType) else kind.__qualname__
+
+
+def _described(called: Any) -> str:
+    if isinstance(called, functools.partial):
+        given = [*called.args, *(part for pair in sorted(called.keywords.items()) for part in pair)]
+        return f"{_described(called.func)} of {_told(given)}"
+    return str(getattr(called, "__qualname__", type(called).__qualname__))
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
+def _outside(thing: FunctionType | type) -> bool:
+    """Whether a function or class is neither this package's nor Python's nor torch's, whose versions tell the same."""
+    own = isinstance(thing, FunctionType)
+    return _outside_name(thing.__globals__.get("__name__") if own else getattr(thing, "__module__", ""))  # type: ignore[union-attr]
+
+
+def _outside_name(module: object) -> bool:
+    package = str(module).partition(".")[0]
+    return package not in (__name__.partition(".")[0], "torch") and package not in sys.stdlib_module_names
+
+
+def _installed(thing: FunctionType | type | ModuleType) -> bool:
+    """Whether it lies in a package of an environment."""
+    if isinstance(thing, type):
+        return any(_installed(member) for member in vars(thing).values() if isinstance(member, FunctionType))
+    file = thing.__code__.co_filename if isinstance(thing, FunctionType) else str(getattr(thing, "__file__", ""))
+    return "site-packages" in file or "dist-packages" in file

@@ -24,6 +24,7 @@ from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError
 from evoprune.methods import METHODS
 from evoprune.methods.scorers import SCORERS
+from evoprune.problems.naming import programs_in
 from evoprune.programs import program_of, rewritten
 from evoprune.registry import Registry, one_of, programs
 from tests.tiny import mlp, table
@@ -238,6 +239,111 @@ def test_what_a_function_finds_around_it_is_a_part_of_its_program(tmp_path: Path
     before = program_of(first)
     first.__globals__["calls"], first.__globals__["numpy"] = 5, None
     assert program_of(first) == before
+
+
+STATE = """
+from functools import cache, partial
+import numpy
+count, _SCALE, TIMES = 0, None, 3
+def bump(*_):
+    global count, _SCALE
+    count, _SCALE = count + 1, 2.0
+    return 1
+def steps():
+    n = 0
+    def step():
+        nonlocal n
+        n += 1
+        return n
+    return step
+step = steps()
+class Mine:
+    made, by = 0, 2
+    def __init__(self):
+        Mine.made += 1
+    def of(self, x):
+        bump()
+        class Inner:
+            '''Says so.'''
+            k = 1
+        return x * Mine.by * TIMES * (count > 100) * (_SCALE or 1) * Inner.k * shared(x) * cached(x) * doubled(x) * step()
+shared = partial(numpy.multiply, 2)
+@cache
+def cached(x):
+    return x + 1
+doubled = partial(bump, 2)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (STATE.replace("Says so.", "Says it."), True),
+        (STATE.replace("count, _SCALE, TIMES = 0", "count, _SCALE, TIMES = 1"), True),
+        (STATE.replace("made, by = 0", "made, by = 1"), True),
+        (STATE.replace("made, by = 0, 2", "made, by = 0, 3"), False),
+        (STATE.replace("None, 3", "None, 4"), False),
+        (STATE.replace("k = 1", "k = 2"), False),
+        (STATE.replace("x + 1", "x + 2"), False),
+        (STATE.replace("partial(bump", "partial(cached"), False),
+        (STATE.replace("partial(bump, 2", "partial(bump, 3"), False),
+        (STATE.replace("numpy.multiply", "numpy.divide"), False),
+        (STATE.replace("count + 1", "count + 2"), False),
+    ],
+)
+def test_state_is_no_part_of_a_program(tmp_path: Path, text: str, same: bool) -> None:
+    first, second = (loaded(tmp_path, one).Mine for one in (STATE, text))
+    before = program_of(first)
+    assert (before == program_of(second)) is same
+    first().of(1)
+    assert program_of(first) == before
+
+
+def test_a_program_is_the_same_under_every_name_of_its_module() -> None:
+    def of(name: str) -> str | None:
+        module = ModuleType(name)
+        exec(compile(STATE, name, "exec"), module.__dict__)
+        return program_of(module.__dict__["Mine"])
+
+    assert of("__main__") == of("__mp_main__") == of("mine_alone") is not None
+
+
+def test_a_program_follows_a_users_other_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "import own_helpers, numpy\ndef mine(x):\n    return own_helpers.act(numpy.clip(x, 0, 1)) * own_helpers.SCALE"
+    found = []
+    for helpers in ("def act(x): return x\nSCALE = 1", "def act(x): return -x\nSCALE = 1", "def act(x): return x\nSCALE = 2"):
+        module = ModuleType("own_helpers")
+        exec(helpers, module.__dict__)
+        monkeypatch.setitem(sys.modules, "own_helpers", module)
+        found.append(program_of(loaded(tmp_path, text).mine))
+    assert len(set(found)) == 3
+
+
+def test_a_program_may_be_of_any_size_and_shape(tmp_path: Path) -> None:
+    def of(text: str, name: str) -> str | None:
+        return program_of(getattr(loaded(tmp_path, text), name))
+
+    long = "\n".join(f"def f{i}(x): return f{i + 1}(x)" for i in range(1500)) + "\ndef f1500(x): return f0(x)"
+    assert of(long, "f0") is not None
+    assert of(long, "f0") != of(long.replace("f1500(x): return", "f1500(x): return 2 *"), "f0")
+    assert of("P = 2 ** 20_000\ndef f(x=2 ** 20_000): return x % P", "f") is not None
+    assert of("class C:\n  locals()[1] = 2\n  def f(self): pass", "C") is not None
+    plain = "class S(int):\n  __repr__ = object.__repr__\nX = S(3)\ndef f(): return X"
+    assert of(plain, "f") == of(plain, "f")
+    hidden = (
+        "class M(type):\n  @property\n  def __module__(cls): raise AttributeError\nclass C(metaclass=M):\n  def f(self): pass"
+    )
+    assert of(hidden, "C") is not None
+
+
+def test_the_programs_of_losses_are_those_of_what_they_call(tmp_path: Path) -> None:
+    text = "import functools\nclass L:\n  def by(self, o, t): return o\n@functools.cache\ndef kept(o, t): return o\nby = L().by"
+    module = loaded(tmp_path, text)
+    layer = nn.Linear(2, 2)
+    layer.forward = module.by
+    for value, name in ((module.by, "L.by"), (module.kept, "kept"), (functools.partial(module.kept, 1), "kept"), (layer, "L.by")):
+        assert list(programs_in(value)) == [name]
+    assert list(programs_in(module.L())) == [], "nobody can call it"
 
 
 def test_what_belongs_to_the_package_or_is_no_function_has_no_program() -> None:

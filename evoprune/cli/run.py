@@ -15,7 +15,6 @@ from evoprune.cli.application import Data, DataRoot, Device, Engine, Epochs, Mod
 from evoprune.cli.bars import epochs_shown
 from evoprune.cli.console import errors, print_table, reporting
 from evoprune.cli.typed import number_or_range, parse_options
-from evoprune.evidence.samples import opened
 
 __all__ = ["run"]
 
@@ -80,6 +79,8 @@ def show_result(result: Mapping[str, Any]) -> None:
 
 
 def _facts(result: Mapping[str, Any]) -> Table:
+    from evoprune.evidence.samples import opened
+
     ledger, asked = result["ledger"], result["arguments"]["options"]["sparsity"]
     facts = Table.grid(Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))
     facts.add_row("sparsity", f"{result['sparsity_obtained']:.2%} ({_asked(asked)})")

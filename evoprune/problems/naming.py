@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping
 from enum import Enum
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from evoprune.programs import program_of
 
 __all__ = ["name_of", "programs_in", "with_options"]
+
+Function = FunctionType | MethodType | type
 
 
 def name_of(function: Any) -> str:
@@ -73,15 +76,15 @@ def programs_in(*values: Any) -> dict[str, str]:
 
 
 def _parts_of(value: Any) -> Iterator[Any]:
-    if isinstance(value, FunctionType | type):
-        yield value
-    elif isinstance(value, functools.partial):
+    if isinstance(value, functools.partial):
         for part in (value.func, *value.args, *value.keywords.values()):
             yield from _parts_of(part)
     elif isinstance(value, nn.Module):
         for layer in value.modules():
             yield type(layer)
-            yield from (held for held in vars(layer).values() if isinstance(held, FunctionType | type))
+            yield from (held for held in vars(layer).values() if isinstance(held, Function))
+    elif isinstance(value, Function) or inspect.getattr_static(value, "__wrapped__", None) is not None:
+        yield value
     elif callable(value):
         yield type(value)
 

@@ -78,6 +78,8 @@ class Problem:
         self._origin = self._origin_of(model)
         self.model_name = self._origin.name
         self._module = self._origin.draw(self.seed)
+        self._programs = programs(self.model_name) if isinstance(self._origin, Named) else {}
+        self._programs |= programs_in(self._module, getattr(self.loss, "function", self.loss))
         self._check_callable()
         self.space = MaskSpace.of(self._module)
         self.outputs = check_fit(self._module, self._data, self.task, self.loss)
@@ -195,9 +197,7 @@ class Problem:
         data = self._data.source[0] if self._data.source else self.data_name
         named = {"model": self.model_name, "data": data, "seed": self.seed, "loss": self.loss.name}
         about = {**named, **self._scaling, "task": self.task, "metric": self.metric, "fingerprint": self.fingerprint}
-        written = programs(self.model_name) if isinstance(self._origin, Named) else {}
-        written |= programs_in(self._module, getattr(self.loss, "function", self.loss))
-        return {**about, "programs": written} if written else about
+        return {**about, "programs": self._programs} if self._programs else about
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], *, data_root: str | os.PathLike[str] | None = None) -> Problem:
