@@ -74,23 +74,26 @@ def _inside(thing: Any) -> list[Any]:
 
 
 def _class(owner: type) -> tuple[list[str], list[Any]]:
+    """What a class says of itself, but for what its functions change, and what else belongs to it."""
     lines: list[str] = []
     found: list[Any] = []
-    for part in owner.__mro__:
-        members = sorted(((str(name), member) for name, member in vars(part).items()), key=lambda pair: pair[0])
-        if not _outside(part):
-            continue
-        changed = {name for _, member in members if isinstance(member, FunctionType) for name in _names(member.__code__).set}
-        for name, member in members:
-            if type(member) in PLAIN and not name.startswith("_") and name not in changed:
-                lines.append(f"{name} = {_told(member)}")
-            elif not name.startswith("__") or isinstance(member, FunctionType):
-                lines += [name] if isinstance(member, FunctionType) else []
-                found.append(member)
+    for part in filter(_outside, owner.__mro__):
+        members = {str(name): member for name, member in vars(part).items()}
+        functions = {name: member for name, member in members.items() if isinstance(member, FunctionType)}
+        changed = {name for member in functions.values() for name in _names(member.__code__).set}
+        for name in sorted(members):
+            if name in functions:
+                lines.append(name)
+                found.append(members[name])
+            elif type(members[name]) not in PLAIN and not name.startswith("__"):
+                found.append(members[name])
+            elif not name.startswith("_") and name not in changed:
+                lines.append(f"{name} = {_told(members[name])}")
     return lines, found
 
 
 def _function(function: FunctionType) -> tuple[list[str], list[Any]]:
+    """What a function does and finds by name, and what that is."""
     code, names = function.__code__, _names(function.__code__)
     defaults = [*(function.__defaults__ or ()), *(value for _, value in sorted((function.__kwdefaults__ or {}).items()))]
     lines = [_told(defaults), *_steps(code)]
@@ -115,7 +118,7 @@ def _function(function: FunctionType) -> tuple[list[str], list[Any]]:
 
 @dataclass
 class _Names:
-    """Names of a module or around a function that it reads and assigns, attributes that it reads and sets."""
+    """Names outside of a function that it reads and assigns, and attributes that it reads and sets."""
 
     read: set[str] = field(default_factory=set)
     assigned: set[str] = field(default_factory=set)
