@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,9 +212,14 @@ def test_a_function_in_place_of_a_name_is_told_how_to_get_one() -> None:
         return trace.last("val_loss")
 
     how = re.escape("""criterion 'mine' is given as a function: register it with @evoprune.criteria.criterion("min"), and give""")
-    for call in (ep.kstarts, ep.evolve, ep.make_toolbox):
+    asked: list[tuple[Any, dict[str, Any]]] = [
+        *((call, {"criterion": mine}) for call in (ep.kstarts, ep.evolve, ep.methods["halving"], ep.make_toolbox)),
+        (ep.make_toolbox, {"criterion": mine, "rungs": (1,)}),
+        (ep.make_toolbox, {"objectives": (mine, "survivors")}),
+    ]
+    for call, options in asked:
         with pytest.raises(InputError, match=how):
-            call(mlp(), sparsity=0.5, criterion=mine)  # type: ignore[operator]
+            call(mlp(), sparsity=0.5, **options)
 
 
 def test_an_unknown_criterion_is_named_with_the_nearest() -> None:

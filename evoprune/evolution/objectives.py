@@ -75,7 +75,7 @@ def find_objectives(criterion: str, objectives: Sequence[str] | None) -> tuple[O
 def _find(name: str) -> Objective:
     if name in COUNTS:
         return Objective(name, -1.0)
-    if name not in CRITERIA:
+    if name not in CRITERIA and not callable(name):
         raise UnknownName("criterion", name, [*CRITERIA, *COUNTS])
     rule = CRITERIA[name]
     if rule.relative:

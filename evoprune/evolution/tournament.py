@@ -46,7 +46,7 @@ def rungs_of(rungs: object) -> tuple[Any, ...]:
 
 def criteria_of(criterion: Criteria, rungs: int) -> tuple[Criterion, ...]:
     """One criterion a rung; of a sequence the last goes on for the rungs that follow. Raises `InputError`, `UnknownName`."""
-    names = (criterion,) if isinstance(criterion, str) else tuple(criterion)
+    names: tuple[Any, ...] = (criterion,) if isinstance(criterion, str) or callable(criterion) else tuple(criterion)
     if not 0 < len(names) <= max(rungs, 1):
         raise InputError(f"{len(names)} criteria for {rungs} rungs: give one a rung at most, the last goes on for the others")
     return tuple(CRITERIA[names[min(rung, len(names) - 1)]] for rung in range(max(rungs, 1)))

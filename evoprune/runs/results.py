@@ -51,7 +51,8 @@ def load_runs(folder: str | os.PathLike[str]) -> pd.DataFrame:
             damaged.append(str(error))
     if damaged:
         warnings.warn(f"{len(damaged)} of {len(damaged) + len(rows)} runs left out: {'; '.join(damaged)}", stacklevel=2)
-    frame = pd.DataFrame(rows, columns=None if rows else list(dict.fromkeys((*NEEDED[:-2], *NUMBERS, "out"))))
+    least = [name for name in (*NEEDED, *NUMBERS, "out") if name not in ("ledger", "arguments")]
+    frame = pd.DataFrame(rows, columns=None if rows else list(dict.fromkeys(least)))
     return frame.astype({name: float for name in NUMBERS if name in frame})
 
 

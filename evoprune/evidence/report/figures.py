@@ -73,7 +73,7 @@ def _searches(material: Material, runs: pd.DataFrame) -> list[tuple[str, pd.Data
     for index, trace in material.searches:
         if index in runs.index and len(trace) and trace["individual"].nunique() > 1:
             method = str(runs["method"][index])
-            options = material.results[index]["arguments"].get("options", {}) if index < len(material.results) else {}
+            options = material.results[index].get("arguments", {}).get("options", {}) if index < len(material.results) else {}
             found.setdefault(method, (method, trace, options.get("criterion")))
     return list(found.values())
 
