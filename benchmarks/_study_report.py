@@ -155,7 +155,8 @@ def _not_run(out: Path) -> list[str]:
         model, data, method, sparsity = (row[name] for name in ("model", "data", "method", "sparsity"))
         seeds = made[model, data, method, sparsity]
         word = f"has {seeds} of {SEEDS} seeds" if seeds else "is not run"
-        found.setdefault((model, data, method, word), {})[sparsity] = row["reason"].partition(": lower lr=")[0]
+        reason, _, _ = row["reason"].partition(": lower lr=")  # advice to who runs it
+        found.setdefault((model, data, method, word), {})[sparsity] = reason
     told: dict[str, list[str]] = {}
     for (model, data, method, word), reasons in found.items():
         where = ", ".join(f"{sparsity:g}" for sparsity in sorted(reasons) if sparsity)

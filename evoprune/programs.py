@@ -22,12 +22,14 @@ TOLD_BY_PYTHON = {"__doc__", "__firstlineno__", "__module__", "__qualname__", "_
 PYTHON = f" of Python {sys.version_info.major}.{sys.version_info.minor}"
 
 
-def rewritten(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -> list[str]:
-    """Names in both whose programs differ; those that other Pythons compiled cannot be compared."""
-    held, found = before or {}, now or {}
-    return [
-        name for name, own in found.items() if own.endswith(PYTHON) and held.get(name, "").endswith(PYTHON) and held[name] != own
+def rewritten(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Whose programs differ, as in "f and Net as it was written then"; those that other Pythons compiled cannot be compared."""
+    names = [
+        name
+        for name, own in now.items()
+        if own.endswith(PYTHON) and before.get(name, "").endswith(PYTHON) and before[name] != own
     ]
+    return f"{' and '.join(names)} as it was written then" if names else ""
 
 
 def program_of(thing: Any) -> str | None:
@@ -103,7 +105,7 @@ def _function(function: FunctionType) -> tuple[list[str], list[Any]]:
         around = name in cells
         value = _content(cells[name]) if around else function.__globals__.get(name)
         if isinstance(value, ModuleType):
-            own = vars(value) if _outside_name(value.__name__) and not _installed(value) else {}
+            own = vars(value) if _outside(value) and not _installed(value) else {}
             named = {one: own[one] for one in sorted(names.attributes) if one in own}
         else:
             named = {name: value}
@@ -182,14 +184,13 @@ def _content(cell: CellType) -> Any:
         return None
 
 
-def _outside(thing: FunctionType | type) -> bool:
-    """Whether a function or class is neither this package's nor Python's nor torch's, whose versions tell the same."""
-    own = isinstance(thing, FunctionType)
-    return _outside_name(thing.__globals__.get("__name__") if own else getattr(thing, "__module__", ""))  # type: ignore[union-attr]
-
-
-def _outside_name(module: object) -> bool:
-    package = str(module).partition(".")[0]
+def _outside(thing: FunctionType | type | ModuleType) -> bool:
+    """Whether it is neither this package's nor Python's nor torch's, whose versions tell the same."""
+    if isinstance(thing, FunctionType):
+        home = thing.__globals__.get("__name__")  # its __module__ may have been set
+    else:
+        home = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", "")
+    package = str(home).partition(".")[0]
     return package not in (__name__.partition(".")[0], "torch") and package not in sys.stdlib_module_names
 
 

@@ -360,9 +360,10 @@ def test_programs_that_other_pythons_compiled_are_not_compared() -> None:
     now = program_of(test_programs_that_other_pythons_compiled_are_not_compared)
     assert now is not None
     other = f"code 00000000{now[len('code 00000000') :]}"
-    assert rewritten({"f": other, "g": now}, {"f": now, "g": now}) == ["f"]
-    assert rewritten({"f": "code 00000000 of Python 2.7", "torch": "2.1"}, {"f": now, "torch": "2.2"}) == []
-    assert rewritten(None, {"f": now}) == rewritten({"f": now}, None) == []
+    assert rewritten({"f": other, "g": now}, {"f": now, "g": now}) == "f as it was written then"
+    assert rewritten({"f": other, "g": other}, {"f": now, "g": now}) == "f and g as it was written then"
+    assert rewritten({"f": "code 00000000 of Python 2.7", "torch": "2.1"}, {"f": now, "torch": "2.2"}) == ""
+    assert rewritten({}, {"f": now}) == rewritten({"f": now}, {}) == ""
 
 
 def test_runs_of_a_method_that_was_written_anew_are_not_taken_for_its_own(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def find_folder(out: str | os.PathLike[str] | None, cells: Sequence[Cell], setup
     for told, before, asked in _differences(_found(folder, setup), setup):
         words = f"{told}={before!r}, not {asked!r}"
         if told == "programs":
-            words = f"of {' and '.join(rewritten(before, asked))} as it was written then"
+            words = f"of {rewritten(before, asked)}"
         elif told == "fingerprint":
             words = "of another model, other data or initial weights"
         raise InputError(f"{folder} holds another comparison ({words}): choose another folder with --out")
@@ -104,7 +104,7 @@ def _changed(before: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> Iter
     held = dict(before or {})
     same = "fingerprint" in held and held["fingerprint"] == asked.get("fingerprint")
     for name in {**asked, **held}:
-        if name == "programs" and not rewritten(held.get(name), asked.get(name)):
+        if name == "programs" and not rewritten(held.get(name) or {}, asked.get(name) or {}):
             continue
         if held.get(name) != asked.get(name) and not (same and name == "data"):  # a file may lie elsewhere by now
             yield name, held.get(name), asked.get(name)

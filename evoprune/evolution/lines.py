@@ -46,10 +46,9 @@ def make_header(parts: Mapping[str, Any], *, engine: str, about: Mapping[str, An
 def check_header(header: Mapping[str, Any], parts: Mapping[str, Any], about: Mapping[str, Any], path: Path) -> None:
     """Raises `InputError` that says what differs, unless the journal was written for the same `parts` and programs."""
     if header["hash"] == digest_of(parts):
-        if not (anew := rewritten(header["about"].get("programs"), about.get("programs"))):
+        if not (former := rewritten(header["about"].get("programs", {}), about.get("programs", {}))):
             return
-        which = " and ".join(anew)
-        raise InputError(f"the journal {path} is of {which} as it was written then: go on with that, or give another file")
+        raise InputError(f"the journal {path} is of {former}: go on with that, or give another file")
     different = _differences(header["parts"], parts)
     if "problem" in different:  # a fingerprint says nothing to a reader
         words = _differences(header["about"], about)

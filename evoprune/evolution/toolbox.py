@@ -11,7 +11,6 @@ from typing import Any
 from deap import base, tools
 
 from evoprune import seeds
-from evoprune.criteria import CRITERIA
 from evoprune.errors import InputError
 from evoprune.evolution.batchmap import BatchMap, parts_of, wraps
 from evoprune.evolution.cohort import CohortTrainer
@@ -91,9 +90,7 @@ def make_toolbox(
     reference = random_mask(problem.space, sparsity=sizes.sparsities[0], allocation=allocation)
     run = (epochs, seeds.check_seed(seed or 0), training, reference)
     if rungs is None:
-        if callable(criterion):
-            CRITERIA[criterion]  # says how to give one
-        if not isinstance(criterion, str):
+        if isinstance(criterion, Sequence) and not isinstance(criterion, str):
             raise InputError(f"criterion={criterion!r} is not usable: one a rung needs rungs=, several values need objectives=")
         keep, told = inherit is not None, mutate == "mutGuided" if guided is None else guided
         trainer = Trainer(problem, find_objectives(criterion, objectives), *run, keep, told)

@@ -95,11 +95,10 @@ class RunFolder:
         held = found["arguments"].get("options", {})
         return any(held[name] != value for name, value in self.arguments.options.items() if name in held)
 
-    def _rewritten(self, found: Mapping[str, Any]) -> list[str]:
-        """What a user has written anew since."""
-        before, now = found["arguments"], self.arguments
-        programs = rewritten(before.get("problem", {}).get("programs"), now.problem.get("programs"))
-        return [*rewritten(before.get("versions"), now.versions), *programs]
+    def _rewritten(self, found: Mapping[str, Any]) -> str:
+        """What a user has written anew since, in words."""
+        before, now = found["arguments"], self.arguments.as_dict()
+        return rewritten(*({**told.get("versions", {}), **told.get("problem", {}).get("programs", {})} for told in (before, now)))
 
     def _difference(self, found: Mapping[str, Any]) -> str:
         """What sets the run in the folder apart, in a few words."""
@@ -111,8 +110,8 @@ class RunFolder:
             return f"method {held['method']}, not {asked['method']}"
         common = [name for name in asked if name in held and held[name] != asked[name]]
         differing = [f"{name}={held[name]!r}, not {asked[name]!r}" for name in common]
-        if not differing and (rewritten := self._rewritten(found)):
-            return f"of {' and '.join(rewritten)} as it was written then"
+        if not differing and (former := self._rewritten(found)):
+            return f"of {former}"
         return "; ".join(differing[:3]) or "of another model, other data or initial weights, or another version of evoprune"
 
     def _stamp(self) -> str | None:

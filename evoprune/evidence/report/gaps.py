@@ -27,7 +27,7 @@ def gaps(name: str, runs: pd.DataFrame) -> list[str]:
     asked = sorted(runs[[prunes(str(method)) for method in runs["method"]]]["sparsity"].astype(float).dropna().unique())
     found += [f"{name}: {told}" for told in _absent(runs, seeds, asked)]
     void = runs["test_score"].isna()
-    opened = void & runs["test_opened"].notna() if "test_opened" in runs else void & False
+    opened = void & (runs["test_opened"].notna() if "test_opened" in runs else False)
     for row in runs[opened & runs["val_score"].notna()].to_dict("records"):
         found.append(f"{name}: {_cell(row)} gives no number on the test split, so its cell stands on validation.")
     if untested := int((void & ~opened).sum()):
